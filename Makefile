@@ -1,0 +1,67 @@
+# `make` alone lists the targets. Rust must be installed; the rest installs itself where it can.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO := . scripts/build-env.sh && cargo
+BINARY := $(or $(CARGO_TARGET_DIR),target)/release/vaultdb
+COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+# The node of `make run`.
+NODE_ID ?= node0
+DATA_DIR ?= ./data/$(NODE_ID)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: install-deps
+install-deps: ## Install what building needs (clang, g++, ...), where it is missing
+	@scripts/install-deps.sh
+
+.PHONY: build
+build: install-deps ## Build the release binary
+	@$(CARGO) build --release --locked --bin vaultdb
+
+.PHONY: run
+run: build ## Build and run one node (NODE_ID=node0 DATA_DIR=./data/node0 FLAGS=...)
+	@exec "$(BINARY)" -id "$(NODE_ID)" $(FLAGS) "$(DATA_DIR)"
+
+.PHONY: demo
+demo: build ## Five nodes on this machine: write, read, kill two, go on
+	@scripts/install-deps.sh --test
+	@scripts/demo.sh
+
+.PHONY: test
+test: ## Run every check and test that this machine can
+	@scripts/install-deps.sh --test
+	@scripts/test.sh
+
+.PHONY: check
+check: install-deps ## Check formatting, lints and documentation
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@export RUSTDOCFLAGS="-D warnings"; $(CARGO) doc --workspace --no-deps --locked
+
+.PHONY: fix
+fix: install-deps ## Format the code and apply the lints' own suggestions
+	@$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	@$(CARGO) fmt --all
+
+.PHONY: bench
+bench: build ## Measure durable writes a second on five local nodes
+	@scripts/bench-writes.sh
+
+.PHONY: compose-up
+compose-up: ## Start five nodes in containers, HTTP on localhost:11000 to 11004
+	@$(COMPOSE) up -d --build
+
+.PHONY: compose-down
+compose-down: ## Stop them; their data stays (docker compose down -v removes it)
+	@$(COMPOSE) down
+
+.PHONY: compose-test
+compose-test: ## Test the compose file on a real engine: kill, cut off, restart
+	@scripts/install-deps.sh --test
+	@scripts/compose-test.sh

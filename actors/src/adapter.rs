@@ -1,0 +1,99 @@
+//! Consensus and its store as the actors' port sees them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use futures::FutureExt;
+use tokio::sync::watch;
+use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest, Leadership};
+use vaultdb_consensus::Consensus;
+use vaultdb_kv::{AdminError, Command, Key, NodeId, ReadError, Revision, Versioned};
+use vaultdb_storage::{StateMachine, StorageError};
+
+use crate::port::{Lookup, Node, Outcomes, StoreStats};
+
+/// Consensus together with its store, which every read needs at once.
+pub(crate) struct ConsensusNode {
+    consensus: Consensus,
+    store: Arc<StateMachine>,
+}
+
+impl ConsensusNode {
+    pub fn new(consensus: Consensus) -> Self {
+        let store = consensus.store();
+        Self { consensus, store }
+    }
+}
+
+fn unfit(error: StorageError) -> ReadError {
+    ReadError::Store { reason: error.to_string() }
+}
+
+impl Node for ConsensusNode {
+    fn leadership(&self) -> Arc<Leadership> {
+        self.consensus.leadership()
+    }
+
+    fn subscribe_leadership(&self) -> watch::Receiver<Arc<Leadership>> {
+        self.consensus.subscribe_leadership()
+    }
+
+    fn propose(&self, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+        let consensus = self.consensus.clone();
+        async move { consensus.propose(batch, deadline).await }.boxed()
+    }
+
+    fn forward(&self, to: NodeId, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+        let consensus = self.consensus.clone();
+        async move { consensus.forward(to, batch, deadline).await }.boxed()
+    }
+
+    fn read_barrier(&self, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>> {
+        let consensus = self.consensus.clone();
+        async move { consensus.read_barrier(deadline).await }.boxed()
+    }
+
+    fn join(
+        &self,
+        request: JoinRequest,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<JoinReply, AdminError>> {
+        let consensus = self.consensus.clone();
+        async move { consensus.join(request, deadline).await }.boxed()
+    }
+
+    fn transfer_leader(
+        &self,
+        to: Option<String>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<String, AdminError>> {
+        let consensus = self.consensus.clone();
+        async move { consensus.transfer_leader(to, deadline).await }.boxed()
+    }
+
+    fn status(&self) -> ClusterStatus {
+        self.consensus.status()
+    }
+
+    fn failed(&self) -> BoxFuture<'static, String> {
+        let consensus = self.consensus.clone();
+        async move { consensus.failed().await }.boxed()
+    }
+
+    fn revision(&self) -> Revision {
+        self.store.revision()
+    }
+
+    fn try_get(&self, key: &Key) -> Result<Lookup, ReadError> {
+        self.store.try_get(key).map_err(unfit)
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Versioned>, ReadError> {
+        self.store.get(key).map_err(unfit)
+    }
+
+    fn store_stats(&self) -> StoreStats {
+        self.store.stats()
+    }
+}

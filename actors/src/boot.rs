@@ -1,0 +1,148 @@
+//! From a data directory to running consensus: identity, joining, opening the stores.
+//!
+//! Invariant: an identity is complete on disk before the node answers anyone under it, and a directory
+//! that once belonged to a cluster is never made the first of a new one.
+
+use std::fmt;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vaultdb_consensus::api::JoinRequest;
+use vaultdb_consensus::identity::{Identity, IdentityError};
+use vaultdb_consensus::transport::{Tcp, TcpAccept};
+use vaultdb_consensus::{create_log, ConsensusConfig, StartError};
+use vaultdb_kv::MemberAddr;
+
+pub use vaultdb_consensus::{Consensus, RaftOptions, Timing};
+pub use vaultdb_storage::{LogOptions, StoreOptions};
+
+use crate::join::join_cluster;
+
+/// What it takes to start a node.
+#[derive(Debug)]
+pub struct BootOptions {
+    /// Exists and is locked; `None` keeps everything in memory.
+    pub data_dir: Option<PathBuf>,
+    pub name: String,
+    /// Where others are told to find this node.
+    pub addr: MemberAddr,
+    /// HTTP addresses of members; empty lets a new data directory make a cluster of its own.
+    pub join: Vec<String>,
+    /// The Raft port, bound already.
+    pub raft_listener: TcpListener,
+    pub raft: RaftOptions,
+    pub store: StoreOptions,
+    pub log: LogOptions,
+}
+
+/// Why a node did not start.
+#[derive(Debug)]
+pub enum BootError {
+    /// The data cannot be trusted: exit code 70.
+    Unfit(String),
+    /// Anything else: exit code 1.
+    Failed(String),
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BootError::Unfit(reason) | BootError::Failed(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl From<IdentityError> for BootError {
+    fn from(e: IdentityError) -> Self {
+        match e {
+            IdentityError::Damaged { .. } => BootError::Unfit(e.to_string()),
+            IdentityError::Io { .. } | IdentityError::OtherName { .. } => BootError::Failed(e.to_string()),
+        }
+    }
+}
+
+impl From<StartError> for BootError {
+    fn from(e: StartError) -> Self {
+        match e {
+            StartError::Storage(_) | StartError::LogMissing(_) => BootError::Unfit(e.to_string()),
+            StartError::Raft(_) | StartError::Thread(_) => BootError::Failed(e.to_string()),
+        }
+    }
+}
+
+/// Waits as long as it takes to join; everything else is quick or fails.
+///
+/// # Errors
+/// See [`BootError`].
+pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
+    let identity = identity(&options).await?;
+    let incomplete = || BootError::Unfit("the identity is incomplete".into());
+    let me = identity.member(options.addr).ok_or_else(incomplete)?;
+    log::info!("node {} \"{}\" of cluster {}", me.id, me.name, me.cluster_id);
+    let config = ConsensusConfig {
+        data_dir: options.data_dir,
+        me,
+        bootstrap: identity.bootstrap,
+        listener: Box::new(TcpAccept::new(options.raft_listener)),
+        dialler: Arc::new(Tcp),
+        raft: options.raft,
+        store: options.store,
+        log: options.log,
+    };
+    // Opening the stores reads the disk and replays the log's files.
+    let started = tokio::task::spawn_blocking(move || Consensus::start(config)).await;
+    Ok(started.map_err(|e| BootError::Failed(e.to_string()))??)
+}
+
+/// The identity on disk, completed by making or joining a cluster where it is new.
+async fn identity(options: &BootOptions) -> Result<Identity, BootError> {
+    let dir = options.data_dir.as_deref();
+    let mut identity = match dir.map(|dir| Identity::load(dir, &options.name)).transpose()?.flatten() {
+        Some(known) if known.node_id.is_some() => return Ok(known),
+        // A restart before joining succeeded: the same instance asks again.
+        Some(asked_before) => asked_before,
+        None => {
+            refuse_orphaned_data(dir)?;
+            Identity::new(&options.name)
+        }
+    };
+    // From here on a missing log is a loss, not a new directory: so it comes before the identity.
+    if let Some(dir) = dir {
+        create_log(dir, options.log.clone()).map_err(|e| BootError::Unfit(e.to_string()))?;
+    }
+    if options.join.is_empty() {
+        identity.bootstrap();
+    } else {
+        save(&identity, dir)?;
+        let request = JoinRequest {
+            name: identity.name.clone(),
+            addr: options.addr.clone(),
+            instance: Some(identity.instance.clone()),
+        };
+        let reply = join_cluster(&options.join, &request).await;
+        identity.cluster_id = Some(reply.cluster_id);
+        identity.node_id = Some(reply.id);
+    }
+    save(&identity, dir)?;
+    Ok(identity)
+}
+
+fn save(identity: &Identity, dir: Option<&Path>) -> Result<(), BootError> {
+    dir.map_or(Ok(()), |dir| Ok(identity.save(dir)?))
+}
+
+/// Data without an identity is somebody's: a new cluster over it would hide what was lost.
+fn refuse_orphaned_data(dir: Option<&Path>) -> Result<(), BootError> {
+    let Some(dir) = dir else { return Ok(()) };
+    let used = |name: &str| std::fs::read_dir(dir.join(name)).is_ok_and(|mut d| d.next().is_some());
+    match ["rocksdb", "wal"].into_iter().find(|name| used(name)) {
+        // A crash right after the log was made, before the identity was written, leaves an empty one.
+        Some("wal") if !used("rocksdb") => Ok(()),
+        Some(name) => Err(BootError::Unfit(format!(
+            "{} holds {name}/ but no identity.json: restore the file, or empty the directory to join anew",
+            dir.display()
+        ))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,307 @@
+//! What the HTTP edge holds: every request becomes messages to actors, and every wait ends at its
+//! deadline.
+//!
+//! Invariant: an answer says "not applied" only when the write's own state proves it
+//! (see [`crate::pending`]), however the actor that held it came to its end.
+
+use std::future::Future;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::dev::{Request, ToEnvelope};
+use actix::{Actor, Arbiter, Handler, MailboxError, Message};
+use tokio::time::{sleep, timeout, timeout_at};
+use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership};
+use vaultdb_kv::{AdminError, Command, Consistency, Health, Key, ReadError, Revision, WriteError};
+
+use crate::messages::{
+    Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject, Join, ReadAnswer,
+    ReadIndex, ReadKey, RegisterWorker, Restart, Submit, TransferLeader,
+};
+use crate::pending::{Fate, Pending, Ticket};
+use crate::shared::Shared;
+use crate::slot::{Absent, ComponentId, Slot};
+use crate::status::{CheckResult, Event, HealthReport, NodeStatus};
+use crate::store::StoreActor;
+
+/// How often a caller looks whether an actor that is being rebuilt is back.
+const REBUILD_POLL: Duration = Duration::from_millis(5);
+/// A read changes nothing, so one that lost its actor is asked once more. Not more often: the read
+/// itself may be what kills the actor.
+const READ_ATTEMPTS_MAX: u32 = 2;
+/// An actor that does not answer a question about itself by then is passed over.
+const STATUS_PATIENCE: Duration = Duration::from_millis(100);
+/// Longest time for each check of [`WorkerHandles::health`].
+const CHECK_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for the supervisor's answer to a command of an operator.
+const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(1);
+const CHECK_KEY: &[u8] = b"vaultdb/health-probe";
+
+/// The node's actors, from any thread.
+#[derive(Clone)]
+pub struct Handles {
+    shared: Arc<Shared>,
+}
+
+impl Handles {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// To be called once on each web worker: gives that worker a store actor on its own arbiter, as
+    /// soon as consensus is up.
+    pub fn worker(&self) -> WorkerHandles {
+        let number = self.shared.workers.fetch_add(1, Ordering::Relaxed);
+        let slot = Slot::empty(ComponentId::Store(number));
+        self.shared.stores.write().push(slot.clone());
+        let arbiter = Arbiter::current();
+        self.shared.supervisor.tell(RegisterWorker { slot: slot.clone(), arbiter });
+        WorkerHandles { shared: self.shared.clone(), store: slot }
+    }
+}
+
+/// The node's actors as one web worker reaches them.
+#[derive(Clone)]
+pub struct WorkerHandles {
+    shared: Arc<Shared>,
+    store: Slot<StoreActor>,
+}
+
+impl WorkerHandles {
+    /// Replicates one command; answers once it is committed and applied.
+    ///
+    /// # Errors
+    /// [`WriteError`], sorted by what the caller may conclude.
+    pub async fn submit(&self, command: Command, deadline: Instant) -> Result<Committed, WriteError> {
+        if self.shared.is_stopping() {
+            return Err(WriteError::Unavailable);
+        }
+        let write = Pending::new(command, deadline);
+        let ticket = Ticket::new(write.clone());
+        let Some(request) = self.reach(&self.shared.dispatcher, Submit(write), deadline).await else {
+            return Err(WriteError::Unavailable);
+        };
+        match timeout_at(deadline.into(), request).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(match ticket.give_up() {
+                Fate::NeverSent | Fate::Refused => WriteError::Unavailable,
+                Fate::Open => WriteError::unknown("the replication dispatcher failed meanwhile"),
+            }),
+            Err(_) => Err(match ticket.give_up() {
+                Fate::Refused => WriteError::NoLeader,
+                Fate::NeverSent if self.leadership().leader.is_none() => WriteError::NoLeader,
+                Fate::NeverSent => WriteError::Overloaded,
+                Fate::Open => WriteError::unknown("timed out"),
+            }),
+        }
+    }
+
+    /// Reads one key.
+    ///
+    /// # Errors
+    /// [`ReadError`]; each may be repeated.
+    pub async fn read(
+        &self,
+        key: Key,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Result<ReadAnswer, ReadError> {
+        for _ in 0..READ_ATTEMPTS_MAX {
+            let message = ReadKey { key: key.clone(), consistency, deadline };
+            let Some(request) = self.reach(&self.store, message, deadline).await else { break };
+            match timeout_at(deadline.into(), request).await {
+                Ok(Ok(answer)) => return answer,
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    return Err(match consistency {
+                        Consistency::Linearizable => ReadError::NoLeader,
+                        Consistency::Stale => ReadError::Overloaded,
+                    })
+                }
+            }
+        }
+        Err(ReadError::Unavailable)
+    }
+
+    /// Makes a node a member. Idempotent.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn join(&self, request: JoinRequest, deadline: Instant) -> Result<JoinReply, AdminError> {
+        let message = Join { request, deadline };
+        administered(self.reach(&self.shared.raft, message, deadline).await, deadline).await
+    }
+
+    /// Moves leadership; answers with the new leader's name.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn transfer_leader(&self, to: Option<String>, deadline: Instant) -> Result<String, AdminError> {
+        let message = TransferLeader { to, deadline };
+        administered(self.reach(&self.shared.raft, message, deadline).await, deadline).await
+    }
+
+    /// Who leads, as this node sees it; nobody until consensus is up. Cheap, no message.
+    pub fn leadership(&self) -> Arc<Leadership> {
+        self.shared.node().map(|node| node.leadership()).unwrap_or_default()
+    }
+
+    /// The local store's revision; 0 until consensus is up. Cheap, no message.
+    pub fn revision(&self) -> Revision {
+        self.shared.node().map_or(0, |node| node.revision())
+    }
+
+    /// The node's view of itself, also while an actor hangs: whoever does not answer at once is passed
+    /// over for what it shares.
+    pub async fn status(&self) -> NodeStatus {
+        let shared = &self.shared;
+        let (cluster, store, replication, health) = futures::join!(
+            patiently(shared.raft.send(GetStatus)),
+            patiently(self.store.send(GetStoreStatus)),
+            patiently(shared.dispatcher.send(GetReplicationStatus)),
+            self.report(),
+        );
+        let node = shared.node();
+        NodeStatus {
+            node: shared.info.clone(),
+            uptime_ms: shared.uptime_ms(),
+            cluster: cluster.or_else(|| node.map(|node| node.status())),
+            store: store.or_else(|| node.map(|node| node.store_stats())).unwrap_or_default(),
+            replication: replication.unwrap_or_default(),
+            health,
+        }
+    }
+
+    async fn report(&self) -> HealthReport {
+        match patiently(self.shared.health.send(GetHealth)).await {
+            Some(report) => Arc::unwrap_or_clone(report),
+            None => self.shared.report(),
+        }
+    }
+
+    /// Every check of `readyz`; those with `liveness` are `livez`. Ends within a second.
+    pub async fn health(&self) -> Vec<CheckResult> {
+        let Some(node) = self.shared.node() else {
+            let reason = Some("the node is starting".to_owned());
+            return vec![
+                check("process", None, true),
+                CheckResult { name: "store", ok: false, reason: reason.clone(), liveness: true },
+                CheckResult { name: "consensus", ok: false, reason, liveness: false },
+            ];
+        };
+        let (store, barrier, report) =
+            futures::join!(self.check_store(), self.check_barrier(), self.report());
+        let failed: Vec<_> = report
+            .components
+            .iter()
+            .filter(|component| component.state == Health::Failed)
+            .map(|component| format!("{} failed", component.name))
+            .collect();
+        let status = node.status();
+        let voter = status
+            .members
+            .iter()
+            .any(|other| other.member.id == status.node.id && other.role == vaultdb_kv::Role::Voter);
+        vec![
+            check("process", None, true),
+            check("store", store, true),
+            check("components", (!failed.is_empty()).then(|| failed.join(", ")), false),
+            check("linearizable_read", barrier, false),
+            check("voter", (!voter).then(|| "the node is not a voter yet".into()), false),
+        ]
+    }
+
+    async fn check_store(&self) -> Option<String> {
+        let key = Key::new(CHECK_KEY).ok()?;
+        let read = self.read(key, Consistency::Stale, Instant::now() + CHECK_MAX).await;
+        read.err().map(|error| error.to_string())
+    }
+
+    async fn check_barrier(&self) -> Option<String> {
+        let deadline = Instant::now() + CHECK_MAX;
+        let Some(request) = self.reach(&self.shared.raft, ReadIndex { deadline }, deadline).await else {
+            return Some(ReadError::Unavailable.to_string());
+        };
+        match timeout_at(deadline.into(), request).await {
+            Ok(Ok(read)) => read.err().map(|error| error.to_string()),
+            Ok(Err(_)) => Some(ReadError::Unavailable.to_string()),
+            Err(_) => Some(ReadError::NoLeader.to_string()),
+        }
+    }
+
+    /// What the supervisor saw and did after event `since`, oldest first.
+    pub async fn events(&self, since: u64) -> Vec<Event> {
+        match patiently(self.shared.supervisor.send(GetEvents { since })).await {
+            Some(events) => events,
+            None => self.shared.events.since(since),
+        }
+    }
+
+    /// Replaces every actor of that name (see [`crate::component_names`]); `false` when there is none.
+    pub async fn restart(&self, name: &str) -> bool {
+        self.command(Restart { name: name.to_owned() }).await
+    }
+
+    /// Makes every actor of that name panic or hang; `false` unless fault injection is on.
+    pub async fn inject(&self, name: &str, fault: Fault) -> bool {
+        self.command(Inject { name: name.to_owned(), fault }).await
+    }
+
+    async fn command<M>(&self, message: M) -> bool
+    where
+        M: Message<Result = bool> + Send + 'static,
+        crate::supervisor::Supervisor: Handler<M>,
+    {
+        match self.shared.supervisor.send(message) {
+            Ok(request) => matches!(timeout(SUPERVISOR_PATIENCE, request).await, Ok(Ok(true))),
+            Err(_) => false,
+        }
+    }
+
+    /// Sends as soon as there is somebody to take the message. `None` when consensus is not up, the
+    /// node stops, or the deadline passes: certainly not accepted.
+    async fn reach<A, M>(&self, slot: &Slot<A>, message: M, deadline: Instant) -> Option<Request<A, M>>
+    where
+        M: Message + Send + Unpin + 'static,
+        M::Result: Send,
+        A: Actor + Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+    {
+        let mut message = message;
+        loop {
+            match slot.send(message) {
+                Ok(request) => return Some(request),
+                Err(Absent(back)) => message = back,
+            }
+            if self.shared.node().is_none() || self.shared.is_stopping() || Instant::now() >= deadline {
+                return None;
+            }
+            sleep(REBUILD_POLL).await;
+        }
+    }
+}
+
+fn check(name: &'static str, reason: Option<String>, liveness: bool) -> CheckResult {
+    CheckResult { name, ok: reason.is_none(), reason, liveness }
+}
+
+/// Waits a moment for an answer that can be had otherwise.
+async fn patiently<T, M>(
+    request: Result<impl Future<Output = Result<T, MailboxError>>, Absent<M>>,
+) -> Option<T> {
+    timeout(STATUS_PATIENCE, request.ok()?).await.ok()?.ok()
+}
+
+/// An administrative request that lost its actor or its time may have been done.
+async fn administered<T>(
+    request: Option<impl Future<Output = Result<Result<T, AdminError>, MailboxError>>>,
+    deadline: Instant,
+) -> Result<T, AdminError> {
+    let Some(request) = request else { return Err(AdminError::Unavailable) };
+    match timeout_at(deadline.into(), request).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(AdminError::Unknown { reason: "the raft node actor failed meanwhile".into() }),
+        Err(_) => Err(AdminError::Unknown { reason: "timed out".into() }),
+    }
+}

@@ -1,0 +1,112 @@
+//! Asking a member, over HTTP, to be let into its cluster.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use vaultdb_consensus::api::JoinRequest;
+
+/// Longest time for one answer: the member may wait for an election meanwhile.
+const ANSWER_MS_MAX: u64 = 10_000;
+/// Wait after a round over all addresses failed, in milliseconds: first and longest.
+const BACKOFF_MS: (u64, u64) = (50, 1_000);
+/// Largest answer that is read, in bytes.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+#[derive(Serialize)]
+struct Body<'a> {
+    id: &'a str,
+    addr: &'a str,
+    http_addr: &'a str,
+    instance: Option<&'a str>,
+}
+
+/// The part of the answer that a node needs.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct Joined {
+    pub cluster_id: String,
+    pub id: u64,
+}
+
+/// Asks each member in turn, again and again with back-off, until one lets this node in.
+pub async fn join_cluster(members: &[String], request: &JoinRequest) -> Joined {
+    let body = serde_json::to_vec(&Body {
+        id: &request.name,
+        addr: &request.addr.raft,
+        http_addr: &request.addr.http,
+        instance: request.instance.as_deref(),
+    })
+    .expect("strings are always JSON");
+    let (mut wait_ms, longest_ms) = BACKOFF_MS;
+    let mut said = String::new();
+    loop {
+        for member in members {
+            let asked = timeout(Duration::from_millis(ANSWER_MS_MAX), ask(member, &body)).await;
+            let reason = match asked {
+                Ok(Ok(joined)) => return joined,
+                Ok(Err(reason)) => reason,
+                Err(_) => format!("no answer within {ANSWER_MS_MAX} ms"),
+            };
+            let line = format!("not joined through {member} yet: {reason}");
+            // The same reason once is enough: this may go on for long.
+            if line != said {
+                log::info!("{line}");
+                said = line;
+            }
+        }
+        sleep(Duration::from_millis(wait_ms)).await;
+        wait_ms = (wait_ms * 2).min(longest_ms);
+    }
+}
+
+async fn ask(member: &str, body: &[u8]) -> Result<Joined, String> {
+    let mut stream = TcpStream::connect(member).await.map_err(|e| e.to_string())?;
+    let head = format!(
+        "POST /join HTTP/1.1\r\nHost: {member}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n",
+        body.len()
+    );
+    let mut answer = Vec::new();
+    let exchange = async {
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body).await?;
+        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await
+    };
+    exchange.await.map_err(|e| e.to_string())?;
+    parse(&answer)
+}
+
+/// The answer is short and from a member of ours: a head, an empty line and JSON of known length.
+fn parse(answer: &[u8]) -> Result<Joined, String> {
+    let text = String::from_utf8_lossy(answer);
+    let (head, body) = text.split_once("\r\n\r\n").ok_or("not an HTTP answer")?;
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    if status != "200" {
+        return Err(format!("{status} {}", body.trim()));
+    }
+    serde_json::from_str(body).map_err(|e| format!("unexpected answer: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only a complete success is taken for one; anything else becomes a reason.
+    #[test]
+    fn answers() {
+        let body = r#"{"cluster_id":"c","id":7,"name":"n","revision":3}"#;
+        let ok = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        assert_eq!(parse(ok.as_bytes()), Ok(Joined { cluster_id: "c".into(), id: 7 }));
+        for bad in [
+            "",
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 200 OK\r\n\r\n{}",
+            "HTTP/1.1 200 OK\r\n\r\n{\"cluster_id\":\"c\"",
+            "HTTP/1.1 503 Service Unavailable\r\n\r\n{\"code\":\"no_leader\"}",
+        ] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! VaultDB's actors: they own lifecycles and decisions, while shared handles carry bytes.
+//!
+//! Knows nothing of HTTP, openraft or RocksDB. Invariant: every caller gets an answer by its deadline,
+//! and "not applied" is said only of a write that no log can hold.
+
+mod adapter;
+pub mod boot;
+mod component;
+mod dispatcher;
+mod events;
+mod handles;
+mod health;
+mod join;
+mod judge;
+mod lane;
+mod messages;
+mod options;
+mod pending;
+pub mod port;
+mod queue;
+mod raft_node;
+mod sentinel;
+mod shared;
+mod slot;
+mod status;
+mod store;
+mod supervisor;
+mod system;
+
+pub use events::EVENTS_MAX;
+pub use handles::{Handles, WorkerHandles};
+pub use messages::{Fault, ReadAnswer};
+pub use options::Options;
+pub use slot::component_names;
+pub use status::{
+    CheckResult, ComponentHealth, Event, EventKind, HealthReport, NodeInfo, NodeStatus, ReplicationStatus,
+    UnreachablePeer,
+};
+pub use system::System;
+
+// What the edges of the node need of the rooms behind this one.
+pub use vaultdb_consensus::api::{
+    ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, Member, MemberStatus, ProposeError,
+    RaftState,
+};
+pub use vaultdb_storage::{CacheStats, LogId, StoreStats};

@@ -1,0 +1,59 @@
+//! What the actors ask of consensus and of the store, as one object-safe trait.
+//!
+//! Invariant: every future returned here ends by its deadline, and an outcome says truthfully what the
+//! caller may conclude. Must never know actix, so that a test can stand in for a whole cluster.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use vaultdb_consensus::api::{ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, ProposeError};
+use vaultdb_kv::{AdminError, Command, Key, NodeId, ReadError, Revision, Versioned};
+
+pub use vaultdb_storage::{CacheStats, Lookup, StoreStats};
+
+/// One outcome for each command of a batch, in its order.
+pub type Outcomes = Vec<Result<Committed, ProposeError>>;
+
+/// A node's consensus and the store that it feeds. Usable from any thread.
+pub trait Node: Send + Sync + 'static {
+    /// Cheap enough for each request.
+    fn leadership(&self) -> Arc<Leadership>;
+    fn subscribe_leadership(&self) -> watch::Receiver<Arc<Leadership>>;
+    /// Replicates on this node as leader.
+    fn propose(&self, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes>;
+    /// Hands the batch to `to`, one hop over the Raft port.
+    fn forward(&self, to: NodeId, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes>;
+    /// Ends once the local store may be read linearizably.
+    fn read_barrier(&self, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>>;
+    fn join(
+        &self,
+        request: JoinRequest,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<JoinReply, AdminError>>;
+    /// Answers with the new leader's name.
+    fn transfer_leader(
+        &self,
+        to: Option<String>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<String, AdminError>>;
+    /// From memory.
+    fn status(&self) -> ClusterStatus;
+    /// Ends with the reason once consensus has stopped for good.
+    fn failed(&self) -> BoxFuture<'static, String>;
+    /// The local store's revision; cheap enough for each request.
+    fn revision(&self) -> Revision;
+    /// Never touches the disk.
+    ///
+    /// # Errors
+    /// [`ReadError::Store`].
+    fn try_get(&self, key: &Key) -> Result<Lookup, ReadError>;
+    /// May read the disk: only on a blocking thread.
+    ///
+    /// # Errors
+    /// [`ReadError::Store`].
+    fn get(&self, key: &Key) -> Result<Option<Versioned>, ReadError>;
+    /// From memory.
+    fn store_stats(&self) -> StoreStats;
+}

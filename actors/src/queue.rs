@@ -1,0 +1,254 @@
+//! The writes that wait in the dispatcher, and the lanes that carry them away.
+//!
+//! Lives on the dispatcher's arbiter only. Invariant: at most [`LANES_MAX`] lanes take from the queue,
+//! so that what arrives while a batch is on its way forms the next one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::dev::OneshotSender;
+use actix::{Addr, WeakAddr};
+use tokio::sync::Notify;
+use vaultdb_kv::{Command, WriteError};
+
+use crate::dispatcher::{Outcome, ReplicationDispatcher};
+use crate::lane;
+use crate::messages::{LaneEnded, PeerUnreachable};
+use crate::options::Options;
+use crate::pending::Pending;
+use crate::port::Node;
+use crate::raft_node::RaftNodeActor;
+use crate::slot::Slot;
+use crate::status::ReplicationStatus;
+
+/// Most bytes of commands in one batch; a single larger command goes alone.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Batches on their way at once, stalled ones apart. One: while it is on its way the next one grows,
+/// and larger batches cost less for each write than more of them (design.md, prototype).
+const LANES_MAX: usize = 1;
+
+/// A write in the queue with its caller's reply channel. Dropping it unanswered closes the channel,
+/// and the caller asks the write's state what that means.
+pub(crate) struct Item {
+    pub write: Arc<Pending>,
+    reply: OneshotSender<Outcome>,
+}
+
+impl Item {
+    pub fn new(write: Arc<Pending>, reply: OneshotSender<Outcome>) -> Self {
+        Self { write, reply }
+    }
+}
+
+pub(crate) struct Queue {
+    node: Arc<dyn Node>,
+    pub raft: Slot<RaftNodeActor>,
+    address: RefCell<Option<WeakAddr<ReplicationDispatcher>>>,
+    commands_max: usize,
+    bytes_max: usize,
+    batch_commands_max: usize,
+    waiting: RefCell<VecDeque<Item>>,
+    /// Admitted and not answered yet: waiting ones and those on their way.
+    pending: Cell<usize>,
+    pending_bytes: Cell<usize>,
+    lanes: Cell<usize>,
+    closed: Cell<bool>,
+    pub leader_changed: Notify,
+    committed: Cell<u64>,
+    failed: Cell<u64>,
+    batches: Cell<u64>,
+}
+
+impl Queue {
+    pub fn new(node: Arc<dyn Node>, raft: Slot<RaftNodeActor>, options: &Options) -> Rc<Self> {
+        Rc::new(Self {
+            node,
+            raft,
+            address: RefCell::default(),
+            commands_max: options.pending_commands_max,
+            bytes_max: options.pending_bytes_max,
+            batch_commands_max: options.batch_commands_max.max(1),
+            waiting: RefCell::default(),
+            pending: Cell::default(),
+            pending_bytes: Cell::default(),
+            lanes: Cell::default(),
+            closed: Cell::default(),
+            leader_changed: Notify::new(),
+            committed: Cell::default(),
+            failed: Cell::default(),
+            batches: Cell::default(),
+        })
+    }
+
+    pub fn node(&self) -> &Arc<dyn Node> {
+        &self.node
+    }
+
+    pub fn set_address(&self, address: WeakAddr<ReplicationDispatcher>) {
+        *self.address.borrow_mut() = Some(address);
+    }
+
+    fn address(&self) -> Option<Addr<ReplicationDispatcher>> {
+        self.address.try_borrow().ok()?.as_ref()?.upgrade()
+    }
+
+    /// Takes a write in, or refuses it as one too many.
+    pub fn admit(self: &Rc<Self>, item: Item) {
+        let bytes = self.pending_bytes.get() + item.write.bytes;
+        if self.pending.get() >= self.commands_max || bytes > self.bytes_max {
+            self.failed.set(self.failed.get() + 1);
+            // A caller that went away needs no answer.
+            let _ = item.reply.send(Err(WriteError::Overloaded));
+            return;
+        }
+        self.pending.set(self.pending.get() + 1);
+        self.pending_bytes.set(bytes);
+        self.waiting.borrow_mut().push_back(item);
+        self.pump();
+    }
+
+    /// Starts a lane when one is free. The lane takes its first batch once the dispatcher has worked
+    /// off its mailbox, so that all that arrived together goes together.
+    pub fn pump(self: &Rc<Self>) {
+        if self.lanes.get() < LANES_MAX && !self.closed.get() && !self.waiting.borrow().is_empty() {
+            self.lanes.set(self.lanes.get() + 1);
+            actix_rt::spawn(lane::run(LaneGuard(self.clone())));
+        }
+    }
+
+    pub fn leader_changed(self: &Rc<Self>) {
+        self.leader_changed.notify_waiters();
+        self.pump();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Drops what waits. Must not panic: it runs while the dispatcher unwinds.
+    pub fn close(&self) {
+        self.closed.set(true);
+        if let Ok(mut waiting) = self.waiting.try_borrow_mut() {
+            waiting.clear();
+        }
+        self.leader_changed.notify_waiters();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
+
+    /// The next batch: everything that waits, up to the limits. Each write in it is marked as handed
+    /// over; writes that expired or were given up are settled on the way.
+    pub fn take_batch(&self, now: Instant) -> (Vec<Item>, Vec<Command>) {
+        let mut waiting = self.waiting.borrow_mut();
+        let expected = waiting.len().min(self.batch_commands_max);
+        let (mut items, mut commands) = (Vec::with_capacity(expected), Vec::with_capacity(expected));
+        let mut bytes = 0;
+        while items.len() < self.batch_commands_max {
+            let Some(next) = waiting.front() else { break };
+            if !items.is_empty() && bytes + next.write.bytes > BATCH_BYTES_MAX {
+                break;
+            }
+            let Some(item) = waiting.pop_front() else { break };
+            if now >= item.write.deadline {
+                self.answer_expired(item);
+            } else if item.write.claim() {
+                bytes += item.write.bytes;
+                commands.push(item.write.command.clone());
+                items.push(item);
+            } else {
+                self.forget(&item.write);
+            }
+        }
+        if !items.is_empty() {
+            self.batches.set(self.batches.get() + 1);
+        }
+        (items, commands)
+    }
+
+    /// Settles what expired or was given up while nothing can be sent.
+    pub fn sweep(&self, now: Instant) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|item| now >= item.write.deadline || item.write.is_abandoned()) {
+            return;
+        }
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut *waiting)
+            .into_iter()
+            .partition(|item| now >= item.write.deadline || item.write.is_abandoned());
+        *waiting = kept;
+        for item in gone {
+            self.answer_expired(item);
+        }
+    }
+
+    /// Puts definitely refused writes back to the front, in their order.
+    pub fn put_back(&self, refused: Vec<Item>) {
+        let mut waiting = self.waiting.borrow_mut();
+        for item in refused.into_iter().rev() {
+            if item.write.refuse() && !self.closed.get() {
+                waiting.push_front(item);
+            } else {
+                self.forget(&item.write);
+            }
+        }
+    }
+
+    pub fn answer(&self, item: Item, outcome: Outcome) {
+        let counter = if outcome.is_ok() { &self.committed } else { &self.failed };
+        counter.set(counter.get() + 1);
+        self.forget(&item.write);
+        // A caller that went away needs no answer.
+        let _ = item.reply.send(outcome);
+    }
+
+    /// The deadline passed before the write was handed over, so the answer is definite.
+    fn answer_expired(&self, item: Item) {
+        let no_leader = item.write.was_refused() || self.node.leadership().leader.is_none();
+        self.answer(item, Err(if no_leader { WriteError::NoLeader } else { WriteError::Overloaded }));
+    }
+
+    fn forget(&self, write: &Pending) {
+        self.pending.set(self.pending.get().saturating_sub(1));
+        self.pending_bytes.set(self.pending_bytes.get().saturating_sub(write.bytes));
+    }
+
+    pub fn tell_unreachable(&self, name: String, reason: String) {
+        if let Some(address) = self.address() {
+            address.do_send(PeerUnreachable { name, reason });
+        }
+    }
+
+    pub fn status(&self) -> ReplicationStatus {
+        ReplicationStatus {
+            pending: self.pending.get() as u64,
+            pending_bytes: self.pending_bytes.get() as u64,
+            committed: self.committed.get(),
+            failed: self.failed.get(),
+            batches: self.batches.get(),
+            leader_changes: 0,
+            unreachable_peers: Vec::new(),
+        }
+    }
+}
+
+/// One of the [`LANES_MAX`] lanes; gives itself back however its task ends.
+pub(crate) struct LaneGuard(pub Rc<Queue>);
+
+impl Drop for LaneGuard {
+    fn drop(&mut self) {
+        let queue = &self.0;
+        queue.lanes.set(queue.lanes.get().saturating_sub(1));
+        // Only a lane that panicked or lost its thread leaves anything. A message, because a task
+        // cannot be spawned from the drop of one on a thread that ends.
+        let leaves_some = queue.waiting.try_borrow().is_ok_and(|waiting| !waiting.is_empty());
+        if leaves_some && !queue.closed.get() {
+            if let Some(address) = queue.address() {
+                address.do_send(LaneEnded);
+            }
+        }
+    }
+}

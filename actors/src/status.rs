@@ -1,0 +1,128 @@
+//! Plain data that the actors tell about themselves; nothing here waits or locks.
+
+use vaultdb_consensus::api::ClusterStatus;
+use vaultdb_kv::Health;
+
+use crate::port::StoreStats;
+
+/// What is known of a node before its consensus is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeInfo {
+    pub name: String,
+    /// The HTTP address that others are told to dial.
+    pub haddr: String,
+    /// The Raft address that others are told to dial.
+    pub raddr: String,
+    pub version: &'static str,
+}
+
+/// A node's view of itself and its cluster, from memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    pub node: NodeInfo,
+    pub uptime_ms: u64,
+    /// `None` until consensus is up.
+    pub cluster: Option<ClusterStatus>,
+    /// All zero until consensus is up.
+    pub store: StoreStats,
+    pub replication: ReplicationStatus,
+    pub health: HealthReport,
+}
+
+/// How the node's components are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthReport {
+    /// The worst of the components.
+    pub state: Health,
+    pub components: Vec<ComponentHealth>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComponentHealth {
+    /// One of [`crate::component_names`].
+    pub name: &'static str,
+    pub state: Health,
+    /// How often it was rebuilt since the process started.
+    pub restarts: u64,
+    /// Unix time in milliseconds at which it entered this state.
+    pub since_ms: u64,
+    /// Why it is not healthy.
+    pub reason: Option<String>,
+}
+
+/// One line of `livez` or `readyz`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckResult {
+    pub name: &'static str,
+    pub ok: bool,
+    /// Why it failed; `None` when it did not.
+    pub reason: Option<String>,
+    /// Whether the check counts for `livez`, too; each counts for `readyz`.
+    pub liveness: bool,
+}
+
+/// What passes through the replication dispatcher.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReplicationStatus {
+    /// Writes admitted and not answered yet.
+    pub pending: u64,
+    /// Keys and values of those writes, in bytes.
+    pub pending_bytes: u64,
+    /// Writes committed and applied since the dispatcher was built.
+    pub committed: u64,
+    /// Writes answered with an error since the dispatcher was built.
+    pub failed: u64,
+    /// Batches handed to consensus since the dispatcher was built.
+    pub batches: u64,
+    /// Changes of leadership seen since the dispatcher was built.
+    pub leader_changes: u64,
+    /// Leaders that could not be reached, until leadership changes.
+    pub unreachable_peers: Vec<UnreachablePeer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreachablePeer {
+    pub name: String,
+    pub failures: u64,
+    pub reason: String,
+}
+
+/// What the supervisor saw or did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Grows by one with each event; starts at 1.
+    pub seq: u64,
+    /// Unix time in milliseconds.
+    pub time_ms: u64,
+    /// One of [`crate::component_names`].
+    pub component: &'static str,
+    pub what: EventKind,
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    Started,
+    Degraded,
+    Recovered,
+    Failed,
+    Restarted,
+    Escalated,
+    FaultInjected,
+    Stopped,
+}
+
+impl EventKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventKind::Started => "started",
+            EventKind::Degraded => "degraded",
+            EventKind::Recovered => "recovered",
+            EventKind::Failed => "failed",
+            EventKind::Restarted => "restarted",
+            EventKind::Escalated => "escalated",
+            EventKind::FaultInjected => "fault_injected",
+            EventKind::Stopped => "stopped",
+        }
+    }
+}

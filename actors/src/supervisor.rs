@@ -1,0 +1,403 @@
+//! Owns the factories and current addresses of all other actors, and rebuilds what fails.
+//!
+//! Invariant: an actor is rebuilt at most `restarts_max` times within `restart_window`; after that, or
+//! when rebuilding cannot help, the node is given up and whatever runs the process restarts it.
+//! Must never wait for another actor.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{
+    Actor, ActorContext, Addr, Arbiter, ArbiterHandle, AsyncContext, Context, Handler, MessageResult,
+};
+use vaultdb_kv::Health;
+
+use crate::component::{Component, Slotted};
+use crate::dispatcher::ReplicationDispatcher;
+use crate::health::HealthMonitor;
+use crate::messages::{
+    impl_common_handlers, Attach, ComponentDegraded, ComponentFailed, FailureCause, GetEvents, Inject,
+    RegisterWorker, Restart, Stop,
+};
+use crate::queue::Queue;
+use crate::raft_node::RaftNodeActor;
+use crate::sentinel::Sentinel;
+use crate::shared::Shared;
+use crate::slot::{unbound_mailbox, ComponentId};
+use crate::status::EventKind;
+use crate::store::StoreActor;
+
+/// How often the supervisor looks whether the health monitor still ticks.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// Each restart in a window waits this many times longer than the one before.
+const BACKOFF_FACTOR: u32 = 5;
+
+/// Threads that the supervisor owns, apart from its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Home {
+    /// `RaftNodeActor` and `ReplicationDispatcher` together: a batch changes threads once less.
+    Writes,
+    /// `HealthMonitor` alone: it must run while anything else hangs.
+    Health,
+}
+
+enum Place {
+    Home(Home),
+    /// A web worker's own arbiter: cannot be replaced from here.
+    Worker(ArbiterHandle),
+}
+
+struct Member {
+    component: Box<dyn Component>,
+    place: Place,
+    /// Restarts within the window, oldest first.
+    recent: VecDeque<Instant>,
+    rebuild_pending: bool,
+}
+
+impl Member {
+    fn id(&self) -> ComponentId {
+        self.component.vitals().id
+    }
+
+    fn is_at(&self, home: Home) -> bool {
+        matches!(self.place, Place::Home(own) if own == home)
+    }
+}
+
+pub(crate) struct Supervisor {
+    members: Vec<Member>,
+    writes: Arbiter,
+    health: Arbiter,
+    abandoned: usize,
+    root: Root,
+}
+
+/// Nobody rebuilds the supervisor: when it ends unasked, the node is given up.
+struct Root(Arc<Shared>);
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        self.0.escalate(ComponentId::Supervisor, "the supervisor ended".into());
+    }
+}
+
+impl Supervisor {
+    /// To be called on the supervisor's own arbiter.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        // First, so that it tells of a thread that cannot be had.
+        let root = Root(shared);
+        Self { members: Vec::new(), writes: Arbiter::new(), health: Arbiter::new(), abandoned: 0, root }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.root.0
+    }
+
+    fn home(&mut self, home: Home) -> &mut Arbiter {
+        match home {
+            Home::Writes => &mut self.writes,
+            Home::Health => &mut self.health,
+        }
+    }
+
+    fn position(&self, id: ComponentId) -> Option<usize> {
+        self.members.iter().position(|member| member.id() == id)
+    }
+
+    fn add(&mut self, component: Box<dyn Component>, place: Place) -> usize {
+        let member = Member { component, place, recent: VecDeque::new(), rebuild_pending: false };
+        self.members.push(member);
+        self.members.len() - 1
+    }
+
+    fn build(&mut self, index: usize, own: Addr<Self>) {
+        let arbiter = match &self.members[index].place {
+            Place::Worker(arbiter) => arbiter.clone(),
+            Place::Home(home) => {
+                let home = *home;
+                self.home(home).handle()
+            }
+        };
+        let member = &mut self.members[index];
+        member.rebuild_pending = false;
+        let vitals = member.component.vitals();
+        let sentinel = Sentinel::new(own, vitals.id, vitals.next_generation());
+        member.component.build(&arbiter, sentinel);
+        vitals.set(Health::Healthy, None);
+        let id = vitals.id;
+        if id == ComponentId::Health {
+            // A new monitor has its time to tick for the first time.
+            self.shared().beat();
+        }
+    }
+
+    fn start(&mut self, index: usize, own: Addr<Self>) {
+        self.build(index, own);
+        let id = self.members[index].id();
+        self.shared().events.push(id, EventKind::Started, String::new());
+    }
+
+    fn rebuild(&mut self, index: usize, detail: String, own: Addr<Self>) {
+        self.build(index, own);
+        let vitals = self.members[index].component.vitals();
+        vitals.count_restart();
+        let id = vitals.id;
+        self.shared().events.push(id, EventKind::Restarted, detail);
+    }
+
+    fn start_health(&mut self, own: Addr<Self>) {
+        let shared = self.shared().clone();
+        let slot = shared.health.clone();
+        let component = Slotted::new(slot, move |sentinel| HealthMonitor::new(shared.clone(), sentinel));
+        let index = self.add(Box::new(component), Place::Home(Home::Health));
+        self.start(index, own);
+    }
+
+    fn fail(&mut self, failed: ComponentFailed, ctx: &mut Context<Self>) {
+        let ComponentFailed { component: id, generation, cause } = failed;
+        if self.shared().is_stopping() {
+            return;
+        }
+        let Some(index) = self.position(id) else {
+            if let FailureCause::Unfit { reason } = cause {
+                self.shared().escalate(id, reason);
+            }
+            return;
+        };
+        let member = &self.members[index];
+        if member.rebuild_pending || member.component.vitals().generation() != generation {
+            return;
+        }
+        if matches!(&member.place, Place::Worker(arbiter) if !arbiter.alive()) {
+            self.retire(index);
+            return;
+        }
+        member.component.clear();
+        member.component.vitals().set(Health::Failed, Some(cause.to_string()));
+        self.shared().events.push(id, EventKind::Failed, cause.to_string());
+        if let FailureCause::Unfit { reason } = cause {
+            self.shared().escalate(id, reason);
+            return;
+        }
+        if matches!(cause, FailureCause::Hung { .. }) && !self.leave_arbiter(index, ctx.address()) {
+            return;
+        }
+        self.schedule_rebuild(index, &cause, ctx);
+    }
+
+    fn schedule_rebuild(&mut self, index: usize, cause: &FailureCause, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let (restarts_max, window, first) = {
+            let options = &self.shared().options;
+            (options.restarts_max, options.restart_window, options.restart_backoff)
+        };
+        let member = &mut self.members[index];
+        let id = member.id();
+        member.recent.retain(|at| now.duration_since(*at) < window);
+        if member.recent.len() >= restarts_max {
+            let reason = format!(
+                "{id} {cause} after {restarts_max} restarts within {} s: the node gives up",
+                window.as_secs()
+            );
+            self.shared().escalate(id, reason);
+            return;
+        }
+        let exponent = u32::try_from(member.recent.len()).unwrap_or(u32::MAX);
+        let delay = first.saturating_mul(BACKOFF_FACTOR.saturating_pow(exponent));
+        member.recent.push_back(now);
+        member.rebuild_pending = true;
+        let detail = format!("{cause}; rebuilt after {} ms", delay.as_millis());
+        ctx.run_later(delay, move |this, ctx| {
+            let pending = this.position(id).filter(|index| this.members[*index].rebuild_pending);
+            if let Some(index) = pending.filter(|_| !this.shared().is_stopping()) {
+                this.rebuild(index, detail, ctx.address());
+            }
+        });
+    }
+
+    /// A blocked actor cannot be killed: its thread is left behind, with a request to end, and
+    /// everything that lived there moves. Returns `false` when the node was given up instead.
+    fn leave_arbiter(&mut self, index: usize, own: Addr<Self>) -> bool {
+        let Place::Home(home) = self.members[index].place else { return true };
+        let abandoned_max = self.shared().options.abandoned_arbiters_max;
+        if self.abandoned >= abandoned_max {
+            let reason = format!("{abandoned_max} blocked threads were left behind already");
+            self.shared().escalate(self.members[index].id(), reason);
+            return false;
+        }
+        self.abandoned += 1;
+        let old = std::mem::replace(self.home(home), Arbiter::new());
+        old.stop();
+        for other in 0..self.members.len() {
+            if other != index && self.members[other].is_at(home) && !self.members[other].rebuild_pending {
+                self.members[other].component.clear();
+                self.rebuild(other, "its thread was blocked by another actor".into(), own.clone());
+            }
+        }
+        true
+    }
+
+    /// A web worker ended, and its store actor with it.
+    fn retire(&mut self, index: usize) {
+        let member = self.members.remove(index);
+        let id = member.id();
+        member.component.clear();
+        self.shared().stores.write().retain(|slot| slot.vitals.id != id);
+        self.shared().events.push(id, EventKind::Stopped, "its web worker ended".into());
+    }
+
+    fn watch_health(&mut self, ctx: &mut Context<Self>) {
+        let options = &self.shared().options;
+        let silent_max = (options.probe_interval + options.probe_timeout) * options.probes_missed_failed;
+        let silent_ms = self.shared().silent_ms();
+        if u128::from(silent_ms) > silent_max.as_millis() {
+            let generation = self.shared().health.vitals.generation();
+            let cause = FailureCause::Hung { silent_ms };
+            self.fail(ComponentFailed { component: ComponentId::Health, generation, cause }, ctx);
+        }
+    }
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        unbound_mailbox(ctx);
+        self.shared().supervisor.vitals.set(Health::Healthy, None);
+        self.shared().events.push(ComponentId::Supervisor, EventKind::Started, String::new());
+        self.start_health(ctx.address());
+        ctx.run_interval(WATCH_INTERVAL, Self::watch_health);
+    }
+}
+
+impl_common_handlers!(Supervisor);
+
+impl Handler<Attach> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Attach(node): Attach, ctx: &mut Context<Self>) {
+        let shared = self.shared().clone();
+        let raft = {
+            let node = node.clone();
+            Slotted::new(shared.raft.clone(), move |sentinel| RaftNodeActor::new(node.clone(), sentinel))
+        };
+        let dispatcher = {
+            let (shared, node) = (shared.clone(), node.clone());
+            Slotted::new(shared.dispatcher.clone(), move |sentinel| {
+                let queue = Queue::new(node.clone(), shared.raft.clone(), &shared.options);
+                ReplicationDispatcher::new(queue, sentinel)
+            })
+        };
+        let waiting: Vec<usize> = (0..self.members.len())
+            .filter(|index| matches!(self.members[*index].place, Place::Worker(_)))
+            .collect();
+        let raft = self.add(Box::new(raft), Place::Home(Home::Writes));
+        let dispatcher = self.add(Box::new(dispatcher), Place::Home(Home::Writes));
+        for index in [raft, dispatcher].into_iter().chain(waiting) {
+            self.start(index, ctx.address());
+        }
+        actix_rt::spawn(async move {
+            let reason = node.failed().await;
+            shared.escalate(ComponentId::Raft, format!("consensus stopped: {reason}"));
+        });
+    }
+}
+
+impl Handler<RegisterWorker> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, msg: RegisterWorker, ctx: &mut Context<Self>) {
+        let shared = self.shared().clone();
+        let disk_reads_max = shared.options.disk_reads_max;
+        let attached = shared.node().is_some() && self.position(ComponentId::Raft).is_some();
+        let component = Slotted::new(msg.slot, move |sentinel| {
+            let node = shared.node().expect("store actors are built only once consensus is attached");
+            StoreActor::new(node.clone(), disk_reads_max, sentinel)
+        });
+        let index = self.add(Box::new(component), Place::Worker(msg.arbiter));
+        if attached {
+            self.start(index, ctx.address());
+        }
+    }
+}
+
+impl Handler<ComponentFailed> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, msg: ComponentFailed, ctx: &mut Context<Self>) {
+        self.fail(msg, ctx);
+    }
+}
+
+impl Handler<ComponentDegraded> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, msg: ComponentDegraded, _: &mut Context<Self>) {
+        let (what, detail) = match msg.reason {
+            Some(reason) => (EventKind::Degraded, reason),
+            None => (EventKind::Recovered, String::new()),
+        };
+        self.shared().events.push(msg.component, what, detail);
+    }
+}
+
+impl Handler<Restart> for Supervisor {
+    type Result = bool;
+
+    fn handle(&mut self, msg: Restart, ctx: &mut Context<Self>) -> bool {
+        let named: Vec<_> = self
+            .members
+            .iter()
+            .map(|member| member.component.vitals())
+            .filter(|vitals| vitals.id.name() == msg.name)
+            .map(|vitals| (vitals.id, vitals.generation()))
+            .collect();
+        let found = !named.is_empty();
+        for (component, generation) in named {
+            self.fail(ComponentFailed { component, generation, cause: FailureCause::Requested }, ctx);
+        }
+        found
+    }
+}
+
+impl Handler<GetEvents> for Supervisor {
+    type Result = MessageResult<GetEvents>;
+
+    fn handle(&mut self, msg: GetEvents, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.shared().events.since(msg.since))
+    }
+}
+
+impl Handler<Inject> for Supervisor {
+    type Result = bool;
+
+    fn handle(&mut self, msg: Inject, _: &mut Context<Self>) -> bool {
+        if !self.shared().options.fault_injection {
+            return false;
+        }
+        let mut found = false;
+        for member in self.members.iter().filter(|member| member.id().name() == msg.name) {
+            found = true;
+            let detail = format!("{:?}", msg.fault);
+            self.shared().events.push(member.id(), EventKind::FaultInjected, detail);
+            member.component.sabotage(msg.fault);
+        }
+        found
+    }
+}
+
+impl Handler<Stop> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        for member in &self.members {
+            member.component.clear();
+        }
+        self.writes.stop();
+        self.health.stop();
+        self.shared().events.push(ComponentId::Supervisor, EventKind::Stopped, String::new());
+        ctx.stop();
+    }
+}

@@ -1,0 +1,316 @@
+//! A stand-in for consensus and its store, and waiting on conditions.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::{pending, ready, BoxFuture};
+use futures::FutureExt;
+use parking_lot::Mutex;
+use tokio::sync::{watch, Semaphore};
+use vaultdb_actors::port::{Lookup, Node, Outcomes, StoreStats};
+use vaultdb_actors::{
+    ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, LogId, Member, MemberStatus,
+    NodeInfo, Options, ProposeError, RaftState, System, WorkerHandles,
+};
+use vaultdb_kv::{
+    AdminError, Applied, ApplyResult, Command, Key, MemberAddr, NodeId, ReadError, Revision, Role, Versioned,
+};
+
+/// What becomes of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    Commit,
+    Refuse(ProposeError),
+    Hang,
+}
+
+/// One batch as it reached consensus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// `None` for a proposal on this node, else whom it was forwarded to.
+    pub to: Option<NodeId>,
+    pub commands: usize,
+}
+
+pub struct FakeNode {
+    leadership: watch::Sender<Arc<Leadership>>,
+    fates: Mutex<BTreeMap<Option<NodeId>, Fate>>,
+    pub batches: Mutex<Vec<Batch>>,
+    data: Mutex<BTreeMap<Key, Versioned>>,
+    revision: Mutex<Revision>,
+    /// Each batch takes a permit before it is committed.
+    pub gate: Arc<Semaphore>,
+    pub needs_disk: AtomicBool,
+    pub store_fails: AtomicBool,
+    pub barrier_hangs: AtomicBool,
+    pub peer_unreachable: AtomicBool,
+    failed: watch::Sender<Option<String>>,
+}
+
+fn leader(id: NodeId) -> Leader {
+    Leader { id, name: format!("node{id}"), addr: MemberAddr::default() }
+}
+
+impl FakeNode {
+    /// This node has the id 0 and leads.
+    pub fn leading() -> Arc<Self> {
+        let leadership = Leadership { term: 1, leader: Some(leader(0)), is_local: true };
+        Arc::new(Self {
+            leadership: watch::Sender::new(Arc::new(leadership)),
+            fates: Mutex::default(),
+            batches: Mutex::default(),
+            data: Mutex::default(),
+            revision: Mutex::default(),
+            gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            needs_disk: AtomicBool::new(false),
+            store_fails: AtomicBool::new(false),
+            barrier_hangs: AtomicBool::new(false),
+            peer_unreachable: AtomicBool::new(false),
+            failed: watch::Sender::new(None),
+        })
+    }
+
+    pub fn lead(&self, id: Option<NodeId>) {
+        let term = self.leadership.borrow().term + 1;
+        let leadership = Leadership { term, leader: id.map(leader), is_local: id == Some(0) };
+        self.leadership.send_replace(Arc::new(leadership));
+    }
+
+    pub fn answer(&self, to: Option<NodeId>, fate: Fate) {
+        self.fates.lock().insert(to, fate);
+    }
+
+    /// Holds all batches until permits are added.
+    pub fn close_gate(&self) {
+        self.gate.forget_permits(Semaphore::MAX_PERMITS);
+    }
+
+    pub fn fail(&self, reason: &str) {
+        self.failed.send_replace(Some(reason.into()));
+    }
+
+    pub fn sent(&self) -> usize {
+        self.batches.lock().len()
+    }
+
+    pub fn commands_sent(&self) -> usize {
+        self.batches.lock().iter().map(|batch| batch.commands).sum()
+    }
+
+    fn apply(&self, command: Command) -> Committed {
+        let mut revision = self.revision.lock();
+        *revision += 1;
+        let result = match command {
+            Command::Set { pairs } => {
+                let mut data = self.data.lock();
+                for (key, value) in pairs {
+                    data.insert(key, Versioned { value, revision: *revision });
+                }
+                ApplyResult::Set
+            }
+            Command::Delete { key } => {
+                ApplyResult::Deleted { existed: self.data.lock().remove(&key).is_some() }
+            }
+            Command::RegisterNode { .. } => ApplyResult::None,
+        };
+        let log_id = LogId { term: 1, index: *revision };
+        Committed { log_id, applied: Applied { revision: *revision, result } }
+    }
+
+    /// Takes the fake apart from its handle, for the futures.
+    fn run(self: Arc<Self>, to: Option<NodeId>, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+        let commands = batch.len();
+        self.batches.lock().push(Batch { to, commands });
+        let fate = self.fates.lock().get(&to).cloned().unwrap_or(Fate::Commit);
+        async move {
+            match fate {
+                Fate::Commit => {
+                    let gate = self.gate.clone();
+                    gate.acquire().await.unwrap().forget();
+                    batch.into_iter().map(|command| Ok(self.apply(command))).collect()
+                }
+                Fate::Refuse(error) => vec![Err(error); commands],
+                Fate::Hang => {
+                    tokio::time::sleep_until(deadline.into()).await;
+                    vec![Err(ProposeError::Unknown { reason: "no quorum".into() }); commands]
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+/// The fake behind the port; an `Arc` inside, so that futures can hold it.
+pub struct Port(pub Arc<FakeNode>);
+
+impl Node for Port {
+    fn leadership(&self) -> Arc<Leadership> {
+        self.0.leadership.borrow().clone()
+    }
+
+    fn subscribe_leadership(&self) -> watch::Receiver<Arc<Leadership>> {
+        self.0.leadership.subscribe()
+    }
+
+    fn propose(&self, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+        self.0.clone().run(None, batch, deadline)
+    }
+
+    fn forward(&self, to: NodeId, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+        self.0.clone().run(Some(to), batch, deadline)
+    }
+
+    fn read_barrier(&self, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>> {
+        let hangs = self.0.barrier_hangs.load(Ordering::SeqCst);
+        async move {
+            if hangs {
+                tokio::time::sleep_until(deadline.into()).await;
+                return Err(ReadError::NoLeader);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn join(&self, request: JoinRequest, _: Instant) -> BoxFuture<'static, Result<JoinReply, AdminError>> {
+        let id = request.name.len() as u64;
+        ready(Ok(JoinReply { cluster_id: "c".into(), id, revision: 1 })).boxed()
+    }
+
+    fn transfer_leader(
+        &self,
+        to: Option<String>,
+        _: Instant,
+    ) -> BoxFuture<'static, Result<String, AdminError>> {
+        match to {
+            Some(name) => ready(Ok(name)).boxed(),
+            None => pending().boxed(),
+        }
+    }
+
+    fn status(&self) -> ClusterStatus {
+        let member = |id: NodeId| Member { id, name: format!("node{id}"), addr: MemberAddr::default() };
+        let status = |id| MemberStatus {
+            member: member(id),
+            role: Role::Voter,
+            reachable: id == 0 || !self.0.peer_unreachable.load(Ordering::SeqCst),
+            lag_entries: None,
+            last_contact_ms: Some(1),
+        };
+        ClusterStatus {
+            cluster_id: "c".into(),
+            node: member(0),
+            state: RaftState::Leader,
+            leadership: self.leadership().as_ref().clone(),
+            members: vec![status(0), status(1)],
+            last_log: 1,
+            committed: 1,
+            applied: 1,
+            snapshot: 0,
+            purged: 0,
+            fatal: None,
+        }
+    }
+
+    fn failed(&self) -> BoxFuture<'static, String> {
+        let mut failed = self.0.failed.subscribe();
+        async move { failed.wait_for(Option::is_some).await.unwrap().clone().unwrap() }.boxed()
+    }
+
+    fn revision(&self) -> Revision {
+        *self.0.revision.lock()
+    }
+
+    fn try_get(&self, key: &Key) -> Result<Lookup, ReadError> {
+        if self.0.needs_disk.load(Ordering::SeqCst) {
+            return Ok(Lookup::NeedsDisk);
+        }
+        self.get(key).map(Lookup::Ready)
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Versioned>, ReadError> {
+        if self.0.store_fails.load(Ordering::SeqCst) {
+            return Err(ReadError::Store { reason: "bad block".into() });
+        }
+        Ok(self.0.data.lock().get(key).cloned())
+    }
+
+    fn store_stats(&self) -> StoreStats {
+        StoreStats { revision: self.revision(), ..StoreStats::default() }
+    }
+}
+
+/// Probes fast enough for a test to wait for their verdict.
+pub fn options() -> Options {
+    Options {
+        probe_interval: Duration::from_millis(10),
+        probe_timeout: Duration::from_millis(40),
+        leaderless_degraded: Duration::from_millis(50),
+        peer_unreachable_degraded: Duration::from_millis(20),
+        restart_backoff: Duration::from_millis(1),
+        fault_injection: true,
+        ..Options::default()
+    }
+}
+
+/// A node with its actors and one web worker: the arbiter of the test.
+pub struct Bench {
+    pub fake: Arc<FakeNode>,
+    pub system: System,
+    pub worker: WorkerHandles,
+}
+
+impl Bench {
+    pub async fn start(options: Options) -> Self {
+        // A second call in the same process finds the logger in place.
+        let _ = env_logger::builder().is_test(true).try_init();
+        let fake = FakeNode::leading();
+        let info = NodeInfo {
+            name: "node0".into(),
+            haddr: "h:1".into(),
+            raddr: "r:1".into(),
+            version: "test",
+        };
+        let system = System::start(info, options);
+        let worker = system.handles().worker();
+        system.attach_node(Arc::new(Port(fake.clone())));
+        let bench = Self { fake, system, worker };
+        until("all components are healthy", || async {
+            bench.worker.status().await.health.components.iter().all(|c| c.reason.is_none())
+        })
+        .await;
+        bench
+    }
+
+    pub async fn restarts(&self, name: &str) -> u64 {
+        let status = self.worker.status().await;
+        status.health.components.iter().find(|component| component.name == name).unwrap().restarts
+    }
+}
+
+pub fn set(key: &str) -> Command {
+    Command::Set { pairs: vec![(self::key(key), Bytes::from_static(b"v"))] }
+}
+
+pub fn key(key: &str) -> Key {
+    Key::new(key.to_owned()).unwrap()
+}
+
+pub fn within(ms: u64) -> Instant {
+    Instant::now() + Duration::from_millis(ms)
+}
+
+/// Waits until the condition holds.
+pub async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let deadline = within(10_000);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

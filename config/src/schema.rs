@@ -1,0 +1,160 @@
+//! Every setting of a node with its meaning and default.
+
+use std::path::PathBuf;
+
+use vaultdb_kv::limits::{REQUEST_TIMEOUT_MS_DEFAULT, VALUE_BYTES_MAX_DEFAULT};
+use vaultdb_kv::Consistency;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// A checked configuration. [`crate::load`] makes it; its ranges are in `settings.rs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    // --- the node ---
+    /// Directory of everything that the node keeps. Empty only with `inmem` and none given.
+    pub data_dir: PathBuf,
+    /// The node's name, unique in the cluster: 1 to 64 letters, digits, `-`, `_`, `.`. Required.
+    pub id: String,
+    /// `host:port` that the HTTP server binds.
+    pub haddr: String,
+    /// `host:port` that the Raft server binds.
+    pub raddr: String,
+    /// `host:port` that clients and other nodes are told to dial for HTTP. Default: `haddr`.
+    pub advertise_haddr: String,
+    /// `host:port` that other nodes are told to dial for Raft. Default: `raddr`.
+    pub advertise_raddr: String,
+    /// HTTP addresses of members to ask for admission, in order; empty: found a cluster of one.
+    /// `:11000` was written for `localhost:11000` and stands here in full. Ignored by a node that
+    /// already belongs to a cluster.
+    pub join: Vec<String>,
+    /// Keep everything in memory: no RocksDB, no log on disk. A restart loses all. For tests.
+    pub inmem: bool,
+    /// Level of a read that asks for none.
+    pub read_consistency: Consistency,
+    /// Opens `/v1/faults`. For tests and demonstrations only.
+    pub enable_fault_injection: bool,
+    /// What is logged: `level` or `module=level`, separated by commas.
+    pub log: String,
+
+    // --- consensus ---
+    /// Shortest wait for leader contact before a follower campaigns, in milliseconds.
+    ///
+    /// Drawn uniformly from `min..max` at each reset (Ongaro and Ousterhout 2014, §5.2). At least
+    /// 5 × `heartbeat_interval_ms`, so that a few lost heartbeats do not start an election.
+    pub election_timeout_ms_min: u64,
+    /// Longest wait for leader contact before a follower campaigns, in milliseconds. Greater than
+    /// `election_timeout_ms_min`. A failover takes about this plus one draw from the range.
+    pub election_timeout_ms_max: u64,
+    /// Time between two heartbeats of a leader, in milliseconds.
+    pub heartbeat_interval_ms: u64,
+    /// Most log entries in one message to a peer.
+    pub append_entries_max: u64,
+    /// A snapshot is built once this many log entries were applied since the last.
+    pub snapshot_logs_since_last: u64,
+    /// Entries before a snapshot that are kept in the log, so that a node that was away for a
+    /// moment catches up by entries instead of by a whole snapshot.
+    pub snapshot_logs_to_keep: u64,
+
+    // --- the Raft log ---
+    /// Size of one file of the log, in bytes. Files are deleted whole.
+    pub wal_chunk_bytes: u64,
+    /// Memory for recent log entries, in bytes.
+    pub wal_cache_bytes: u64,
+    /// How long the log waits for more appends to share an fsync, in microseconds.
+    pub wal_flush_wait_us: u64,
+
+    // --- the store ---
+    /// Memory for the cache of values, in bytes.
+    pub cache_bytes: u64,
+    /// Memory for RocksDB's block cache, in bytes.
+    pub block_cache_bytes: u64,
+    /// Memory for one of RocksDB's write buffers, in bytes.
+    pub write_buffer_bytes: u64,
+
+    // --- HTTP ---
+    /// Threads that serve HTTP; 0 chooses by the number of processors, see [`Config::http_workers_for`].
+    pub http_workers: u64,
+    /// Requests in flight beyond which new ones are answered 429.
+    pub requests_in_flight_max: u64,
+    /// Timeout of a request that asks for none, in milliseconds.
+    pub request_timeout_ms: u64,
+    /// Largest value, in bytes.
+    pub value_bytes_max: u64,
+    /// How long a stopping node waits for requests in flight, in milliseconds. Leaves time, of the
+    /// 10 s in which a node stops, to hand leadership over and to flush.
+    pub shutdown_drain_ms_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::new(),
+            id: String::new(),
+            haddr: "localhost:11000".into(),
+            raddr: "localhost:12000".into(),
+            advertise_haddr: "localhost:11000".into(),
+            advertise_raddr: "localhost:12000".into(),
+            join: Vec::new(),
+            inmem: false,
+            read_consistency: Consistency::Linearizable,
+            enable_fault_injection: false,
+            log: "info".into(),
+            election_timeout_ms_min: 300,
+            election_timeout_ms_max: 600,
+            heartbeat_interval_ms: 60,
+            append_entries_max: 512,
+            snapshot_logs_since_last: 100_000,
+            snapshot_logs_to_keep: 10_000,
+            wal_chunk_bytes: 8 * MIB,
+            wal_cache_bytes: 8 * MIB,
+            wal_flush_wait_us: 30,
+            cache_bytes: 64 * MIB,
+            block_cache_bytes: 64 * MIB,
+            write_buffer_bytes: 32 * MIB,
+            http_workers: 0,
+            requests_in_flight_max: 4_096,
+            request_timeout_ms: REQUEST_TIMEOUT_MS_DEFAULT,
+            value_bytes_max: VALUE_BYTES_MAX_DEFAULT as u64,
+            shutdown_drain_ms_max: 4_000,
+        }
+    }
+}
+
+impl Config {
+    /// Threads that serve HTTP on a machine with that many processors: what was set, otherwise one
+    /// for each two, at least one. Consensus and the log need the rest.
+    pub fn http_workers_for(&self, processors: usize) -> usize {
+        match usize::try_from(self.http_workers) {
+            Ok(0) | Err(_) => (processors / 2).max(1),
+            Ok(workers) => workers,
+        }
+    }
+
+    /// What is legal and yet probably not meant; each a line for the log.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (key, address) in
+            [("advertise_haddr", &self.advertise_haddr), ("advertise_raddr", &self.advertise_raddr)]
+        {
+            if address.starts_with("0.0.0.0:") || address.starts_with("[::]:") {
+                warnings.push(format!(
+                    "{key} is \"{address}\", which other machines cannot dial: set --{} to an address that \
+                     they can",
+                    key.replace('_', "-")
+                ));
+            }
+        }
+        let own = |address: &String| *address == self.haddr || *address == self.advertise_haddr;
+        if !self.join.is_empty() && self.join.iter().all(own) {
+            warnings.push(format!(
+                "join names only this node itself ({}): it will wait for a cluster that nobody founds",
+                self.join.join(",")
+            ));
+        }
+        if self.inmem {
+            warnings.push("inmem is on: a restart of this node loses its data".into());
+        }
+        warnings
+    }
+}

@@ -1,0 +1,132 @@
+//! The table of settings: name, place in [`Config`], and range. A new setting is one field and one row.
+
+use std::ops::RangeInclusive;
+
+use vaultdb_kv::limits::REQUEST_TIMEOUT_MS_MAX;
+use vaultdb_kv::member::{check_address, check_node_name};
+use vaultdb_kv::Consistency;
+
+use crate::raw::{quote, Raw};
+use crate::schema::Config;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+/// Longest of the timeouts that have no reason for a limit of their own.
+const MINUTE_MS: u64 = 60_000;
+/// Values travel whole in a message between nodes, and a large one holds up the heartbeats behind it.
+const VALUE_BYTES_MAX_LARGEST: u64 = 16 * MIB;
+/// A node stops within 10 s; handing leadership over and flushing need their share.
+const SHUTDOWN_DRAIN_MS_LARGEST: u64 = 6_000;
+
+pub(crate) struct Setting {
+    pub(crate) key: &'static str,
+    /// Reads the value into its field, or gives a reason that quotes the value.
+    pub(crate) set: fn(&mut Config, &Raw) -> Result<(), String>,
+}
+
+/// A row whose value is a number or a size within a range.
+macro_rules! within {
+    ($read:ident, $field:ident, $range:expr) => {
+        Setting {
+            key: stringify!($field),
+            set: |config, raw| {
+                const RANGE: RangeInclusive<u64> = $range;
+                config.$field = raw.$read(RANGE)?;
+                Ok(())
+            },
+        }
+    };
+}
+
+/// A row whose value is read by an expression of the raw value.
+macro_rules! row {
+    ($field:ident, $raw:ident => $value:expr) => {
+        Setting {
+            key: stringify!($field),
+            set: |config, $raw| {
+                config.$field = $value;
+                Ok(())
+            },
+        }
+    };
+}
+
+pub(crate) const SETTINGS: &[Setting] = &[
+    row!(data_dir, raw => raw.path()?),
+    row!(id, raw => {
+        let name = raw.text()?;
+        check_node_name(name).map_err(|error| error.to_string())?;
+        name.to_owned()
+    }),
+    row!(haddr, raw => address(raw.text()?)?),
+    row!(raddr, raw => address(raw.text()?)?),
+    row!(advertise_haddr, raw => address(raw.text()?)?),
+    row!(advertise_raddr, raw => address(raw.text()?)?),
+    row!(join, raw => raw.list()?.iter().map(|text| join_address(text)).collect::<Result<_, _>>()?),
+    row!(inmem, raw => raw.boolean()?),
+    row!(read_consistency, raw => consistency(raw.text()?)?),
+    row!(enable_fault_injection, raw => raw.boolean()?),
+    row!(log, raw => log_filter(raw.text()?)?),
+    within!(number, election_timeout_ms_min, 10..=MINUTE_MS),
+    within!(number, election_timeout_ms_max, 20..=2 * MINUTE_MS),
+    within!(number, heartbeat_interval_ms, 1..=MINUTE_MS),
+    within!(number, append_entries_max, 1..=65_536),
+    within!(number, snapshot_logs_since_last, 1..=1_000_000_000),
+    within!(number, snapshot_logs_to_keep, 0..=1_000_000_000),
+    within!(bytes, wal_chunk_bytes, 64 * KIB..=GIB),
+    within!(bytes, wal_cache_bytes, 64 * KIB..=64 * GIB),
+    within!(number, wal_flush_wait_us, 0..=1_000_000),
+    within!(bytes, cache_bytes, 0..=1024 * GIB),
+    within!(bytes, block_cache_bytes, MIB..=1024 * GIB),
+    within!(bytes, write_buffer_bytes, 64 * KIB..=4 * GIB),
+    within!(number, http_workers, 0..=256),
+    within!(number, requests_in_flight_max, 1..=1_000_000),
+    within!(number, request_timeout_ms, 1..=REQUEST_TIMEOUT_MS_MAX),
+    within!(bytes, value_bytes_max, 1..=VALUE_BYTES_MAX_LARGEST),
+    within!(number, shutdown_drain_ms_max, 0..=SHUTDOWN_DRAIN_MS_LARGEST),
+];
+
+pub(crate) fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+fn address(text: &str) -> Result<String, String> {
+    check_address(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+/// `:11000` is short for `localhost:11000`, as the seed's commands write it.
+fn join_address(text: &str) -> Result<String, String> {
+    match text.strip_prefix(':') {
+        Some(port) => address(&format!("localhost:{port}"))
+            .map_err(|_| format!("{} is not an address of the form host:port or :port", quote(text))),
+        None => address(text),
+    }
+}
+
+fn consistency(text: &str) -> Result<Consistency, String> {
+    text.parse().map_err(|_| format!("{} is not one of linearizable, stale", quote(text)))
+}
+
+/// Checks `level` and `module=level`, separated by commas. A bare word that is no level is refused:
+/// the logger would take a mistyped level for a module's name and log everything of it.
+fn log_filter(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let good = |directive: &str| {
+        let (module, level) = directive.rsplit_once('=').unwrap_or(("*", directive));
+        !module.is_empty()
+            && !module.contains(char::is_whitespace)
+            && LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level))
+    };
+    if text.split(',').map(str::trim).all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "{} is not a log filter: a level ({}) or module=level, separated by commas",
+            quote(text),
+            LEVELS.join(", ")
+        ))
+    }
+}

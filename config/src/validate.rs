@@ -1,0 +1,58 @@
+//! The rules between settings. Each setting's own range is checked when it is read.
+
+use crate::error::{ConfigError, Place};
+use crate::layers::Places;
+use crate::schema::Config;
+
+/// Heartbeats that must fit into the shortest election timeout, so that a few lost ones do not start
+/// an election.
+pub const HEARTBEATS_PER_ELECTION_MIN: u64 = 5;
+
+pub(crate) fn validate(config: &Config, places: &Places) -> Result<(), ConfigError> {
+    if config.id.is_empty() {
+        return Err(ConfigError::Missing {
+            what: "the node's name",
+            flag: "the flag -id",
+            variable: "VAULTDB_ID",
+            key: "id",
+        });
+    }
+    if config.data_dir.as_os_str().is_empty() && !config.inmem {
+        return Err(ConfigError::Missing {
+            what: "the data directory",
+            flag: "the argument <data-dir>",
+            variable: "VAULTDB_DATA_DIR",
+            key: "data_dir",
+        });
+    }
+    if config.haddr == config.raddr {
+        return Err(ConfigError::SameAddress {
+            place: place_of(places, &["raddr", "haddr"]),
+            address: config.raddr.clone(),
+        });
+    }
+    let (min, max) = (config.election_timeout_ms_min, config.election_timeout_ms_max);
+    if min < config.heartbeat_interval_ms.saturating_mul(HEARTBEATS_PER_ELECTION_MIN) {
+        return Err(ConfigError::ElectionTimeoutTooShort {
+            place: place_of(places, &["election_timeout_ms_min"]),
+            election_timeout_ms_min: min,
+            heartbeat_interval_ms: config.heartbeat_interval_ms,
+            factor: HEARTBEATS_PER_ELECTION_MIN,
+        });
+    }
+    if max <= min {
+        return Err(ConfigError::ElectionTimeoutRange {
+            place: place_of(places, &["election_timeout_ms_max"]),
+            election_timeout_ms_min: min,
+            election_timeout_ms_max: max,
+        });
+    }
+    Ok(())
+}
+
+/// Where the first of the settings that was set was set; the first one's default if none was.
+fn place_of(places: &Places, keys: &[&'static str]) -> Place {
+    keys.iter()
+        .find_map(|key| places.get(key).cloned())
+        .unwrap_or(Place::Default { key: keys.first().copied().unwrap_or_default() })
+}

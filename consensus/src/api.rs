@@ -1,0 +1,113 @@
+//! What the rest of the node asks of consensus, and what it is told.
+//!
+//! Plain data only: nothing of openraft leaves this crate.
+
+use serde::{Deserialize, Serialize};
+use vaultdb_kv::{Applied, MemberAddr, NodeId, Revision, Role};
+use vaultdb_storage::LogId;
+
+/// A command that is committed and applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    pub log_id: LogId,
+    pub applied: Applied,
+}
+
+/// Why a proposal was not answered with [`Committed`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum ProposeError {
+    /// Certainly not in any log: the node asked is not a leader that can take it. Retry elsewhere.
+    #[error("not the leader")]
+    NotLeader,
+    /// Certainly not in any log: the peer could not be reached before anything was sent to it.
+    #[error("the leader could not be reached: {reason}")]
+    Unreachable { reason: String },
+    /// It may or may not be committed, now or later.
+    #[error("the outcome is unknown: {reason}")]
+    Unknown { reason: String },
+    /// Certainly not in any log: this node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// Who leads, as this node sees it. Cheap to read for each request.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Leadership {
+    pub term: u64,
+    /// `None` during an election.
+    pub leader: Option<Leader>,
+    /// Whether this node is that leader.
+    pub is_local: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    pub id: NodeId,
+    pub name: String,
+    pub addr: MemberAddr,
+}
+
+/// This node's part at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RaftState {
+    Leader,
+    Follower,
+    Candidate,
+    Learner,
+}
+
+/// The node's view of its cluster, from memory. Indexes obey
+/// `last_log >= committed >= applied >= snapshot >= purged`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterStatus {
+    pub cluster_id: String,
+    pub node: Member,
+    pub state: RaftState,
+    pub leadership: Leadership,
+    pub members: Vec<MemberStatus>,
+    pub last_log: u64,
+    pub committed: u64,
+    pub applied: u64,
+    pub snapshot: u64,
+    pub purged: u64,
+    /// Set once consensus has stopped for good; the process must end with exit code 70.
+    pub fatal: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub id: NodeId,
+    pub name: String,
+    pub addr: MemberAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    pub member: Member,
+    pub role: Role,
+    /// On the leader: it answered within the last two seconds. Elsewhere: the last dial or
+    /// frame to it succeeded.
+    pub reachable: bool,
+    /// Known on the leader only.
+    pub lag_entries: Option<u64>,
+    /// Milliseconds since it was last heard of; `None` when it never was.
+    pub last_contact_ms: Option<u64>,
+}
+
+/// A node that asks to become a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRequest {
+    pub name: String,
+    pub addr: MemberAddr,
+    /// Drawn at random when a data directory is made; tells a repeated request from a node that lost
+    /// its disk. `None` in a request typed by hand.
+    pub instance: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinReply {
+    pub cluster_id: String,
+    pub id: NodeId,
+    pub revision: Revision,
+}

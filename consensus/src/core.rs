@@ -1,0 +1,134 @@
+//! What the parts of a running node share: the Raft handle, the store, the links, and the views that
+//! are kept of them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::StreamExt;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::ClientWriteError;
+use openraft::ReadPolicy;
+use tokio::sync::{watch, Mutex};
+use tokio::time::timeout_at;
+use vaultdb_kv::{Command, NodeId};
+use vaultdb_storage::StateMachine;
+
+use crate::api::{Committed, Leader, Leadership, ProposeError};
+use crate::contacts::Contacts;
+use crate::identity::Member;
+use crate::network::{Lane, Links};
+use crate::types::{log_id, Raft, SharedCommand};
+use crate::wire::{Request, Response};
+
+pub struct Core {
+    pub me: Member,
+    pub raft: Raft,
+    pub store: Arc<StateMachine>,
+    pub links: Arc<Links>,
+    pub contacts: Arc<Contacts>,
+    /// Index of the last applied entry, whose effect is readable.
+    pub applied: watch::Receiver<u64>,
+    pub leadership: watch::Sender<Arc<Leadership>>,
+    /// Why consensus stopped for good, once it has.
+    pub fatal: watch::Sender<Option<String>>,
+    /// Held by the one change of membership that runs at a time.
+    pub membership_change: Mutex<()>,
+    pub election_timeout_ms_max: u64,
+    /// The consensus runtime.
+    pub runtime: tokio::runtime::Handle,
+}
+
+impl Core {
+    pub fn leadership(&self) -> Arc<Leadership> {
+        self.leadership.borrow().clone()
+    }
+
+    /// Proposes on this node; each answer comes once its command is applied here.
+    ///
+    /// A batch is appended as one: either all of it reached the log or none.
+    pub async fn propose(
+        &self,
+        commands: impl ExactSizeIterator<Item = SharedCommand>,
+        deadline: Instant,
+    ) -> Vec<Result<Committed, ProposeError>> {
+        let count = commands.len();
+        let unknown = |reason: &str| ProposeError::Unknown { reason: reason.to_owned() };
+        // A closed channel means that the core never received the batch.
+        let Ok(mut answers) = self.raft.client_write_many(commands).await else {
+            return vec![Err(ProposeError::Stopping); count];
+        };
+        let mut results = Vec::with_capacity(count);
+        while results.len() < count {
+            results.push(match timeout_at(deadline.into(), answers.next()).await {
+                Ok(Some(Ok(Ok(written)))) => {
+                    Ok(Committed { log_id: log_id(&written.log_id), applied: written.response })
+                }
+                Ok(Some(Ok(Err(e)))) => Err(propose_error(e)),
+                Ok(Some(Err(fatal))) => Err(unknown(&fatal.to_string())),
+                Ok(None) => Err(unknown("consensus stopped")),
+                Err(_) => {
+                    results.resize(count, Err(unknown("not committed before the deadline")));
+                    break;
+                }
+            });
+        }
+        results
+    }
+
+    /// Index up to which this leader's state must be applied before a read that begins now. A quorum
+    /// has confirmed the leadership after the call began.
+    ///
+    /// # Errors
+    /// In words, when this node does not lead or no quorum confirms it in time.
+    pub async fn read_index_local(&self) -> Result<u64, String> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// The read index from whoever leads: one question to the leader at most.
+    ///
+    /// # Errors
+    /// In words, when there is no leader or it does not confirm.
+    pub async fn read_index(&self) -> Result<u64, String> {
+        let leadership = self.leadership();
+        let Some(leader) = &leadership.leader else { return Err("no leader is known".into()) };
+        if leadership.is_local {
+            return self.read_index_local().await;
+        }
+        match self.link(leader).call(Request::ReadIndex).await {
+            Ok(Response::ReadIndex(index)) => Ok(index),
+            Ok(Response::Refused(reason)) => Err(reason),
+            Ok(other) => Err(format!("unexpected answer {other:?}")),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// The control link to the leader.
+    pub fn link(&self, leader: &Leader) -> crate::link::Link {
+        self.links.get(leader.id, &leader.addr.raft, Lane::Control)
+    }
+
+    /// Where a member's Raft port is.
+    pub fn raft_addr(&self, id: NodeId) -> Option<String> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.get_node(&id).map(|node| node.addr.raft.clone())
+    }
+}
+
+fn propose_error(e: ClientWriteError<crate::types::TypeConfig>) -> ProposeError {
+    match e {
+        // Refused before anything was appended (openraft's contract of a batch write).
+        ClientWriteError::ForwardToLeader(_) => ProposeError::NotLeader,
+        // Truncated here, but another node may still hold the entry and commit it.
+        ClientWriteError::LogEntryDiscarded(e) => ProposeError::Unknown { reason: e.to_string() },
+        ClientWriteError::ChangeMembershipError(e) => ProposeError::Unknown { reason: e.to_string() },
+        ClientWriteError::PreconditionFailed(e) => ProposeError::Unknown { reason: e.to_string() },
+    }
+}
+
+pub fn shared(commands: Vec<Command>) -> impl ExactSizeIterator<Item = SharedCommand> {
+    commands.into_iter().map(|command| SharedCommand(Arc::new(command)))
+}

@@ -1,0 +1,27 @@
+//! openraft and what it needs to run a VaultDB cluster: log and state machine adapters, peer transport,
+//! read barrier, membership and identity.
+//!
+//! Knows nothing of actix. Invariant: a write is answered only once it is applied here or on the
+//! leader; a failure is told as definite only where no log can hold the command.
+
+pub mod api;
+mod barrier;
+mod codec;
+mod contacts;
+mod core;
+pub mod identity;
+mod link;
+mod log_store;
+mod membership;
+mod network;
+mod node;
+mod server;
+mod state_machine;
+mod status;
+#[cfg(test)]
+mod suite_tests;
+pub mod transport;
+mod types;
+mod wire;
+
+pub use node::{create_log, wal_dir, Consensus, ConsensusConfig, RaftOptions, StartError, Timing};

@@ -1,0 +1,217 @@
+//! The calling end of a connection to one peer: dials when there is something to send, keeps many
+//! requests in flight, and tells a request that was never sent from one whose fate is unknown.
+//!
+//! Invariant: requests leave in the order of the calls of [`Link::call`].
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{timeout, Instant};
+use tokio_util::codec::{FramedRead, FramedWrite};
+
+use crate::contacts::Contacts;
+use crate::transport::{Connection, Dial};
+use crate::wire::{self, Hello, Reader, Request, Response, Writer, PROTOCOL_VERSION};
+
+/// Requests that may wait in a link before it refuses more.
+const QUEUE_MAX: usize = 4096;
+/// Time to connect and be accepted.
+const DIAL_MS_MAX: u64 = 1_000;
+/// How long writing a frame may block: the peer does not read.
+const WRITE_MS_MAX: u64 = 5_000;
+
+/// Why a call was not answered.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LinkError {
+    /// Nothing of the request was sent.
+    #[error("not reached: {0}")]
+    NotSent(String),
+    /// It was sent, or may have been; the peer may have acted on it.
+    #[error("lost: {0}")]
+    Lost(String),
+}
+
+struct Call {
+    request: Request,
+    answer: oneshot::Sender<Result<Response, LinkError>>,
+}
+
+/// A handle to the task that owns the connection; the task ends with the last handle.
+#[derive(Clone)]
+pub struct Link {
+    calls: mpsc::Sender<Call>,
+}
+
+/// Where a link leads, and who calls.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub cluster_id: String,
+    pub from: u64,
+    pub to: u64,
+    pub addr: String,
+    /// A connection on which an answer is awaited and nothing arrives for this long is given up.
+    pub silence_max: Duration,
+}
+
+impl Link {
+    /// The connection lives on `runtime`.
+    pub fn open(runtime: &Handle, dialler: Arc<dyn Dial>, route: Route, contacts: Arc<Contacts>) -> Link {
+        let (calls, queue) = mpsc::channel(QUEUE_MAX);
+        runtime.spawn(LinkTask { dialler, route, contacts, queue, refused: None }.run());
+        Link { calls }
+    }
+
+    /// Queues the request at once; the future only waits for the answer.
+    pub fn call(
+        &self,
+        request: Request,
+    ) -> impl Future<Output = Result<Response, LinkError>> + Send + 'static {
+        let (answer, waits) = oneshot::channel();
+        let queued = self.calls.try_send(Call { request, answer });
+        async move {
+            if queued.is_err() {
+                return Err(LinkError::NotSent("the queue to the peer is full".into()));
+            }
+            waits.await.unwrap_or_else(|_| Err(LinkError::Lost("the connection's task ended".into())))
+        }
+    }
+}
+
+struct LinkTask {
+    dialler: Arc<dyn Dial>,
+    route: Route,
+    contacts: Arc<Contacts>,
+    queue: mpsc::Receiver<Call>,
+    /// The last reason for a failed dial, so that a lasting one is logged once.
+    refused: Option<String>,
+}
+
+type Waiting = HashMap<u64, oneshot::Sender<Result<Response, LinkError>>>;
+
+impl LinkTask {
+    async fn run(mut self) {
+        while let Some(first) = self.queue.recv().await {
+            let dialled = timeout(Duration::from_millis(DIAL_MS_MAX), self.dial()).await;
+            let error = match dialled {
+                Ok(Ok((reader, writer))) => {
+                    self.refused = None;
+                    self.serve(first, reader, writer).await;
+                    continue;
+                }
+                Ok(Err(e)) => e.to_string(),
+                Err(_) => format!("no answer within {DIAL_MS_MAX} ms"),
+            };
+            self.fail_queued(first, &error);
+        }
+    }
+
+    async fn dial(&self) -> std::io::Result<(Reader, Writer)> {
+        let Connection { read, write } = self.dialler.dial(&self.route.addr).await?;
+        let mut reader = FramedRead::new(read, wire::frame_codec());
+        let mut writer = FramedWrite::new(write, wire::frame_codec());
+        let hello = Request::Hello(Hello {
+            protocol_version: PROTOCOL_VERSION,
+            cluster_id: self.route.cluster_id.clone(),
+            from: self.route.from,
+            to: self.route.to,
+        });
+        writer.send(wire::frame(0, &hello)).await?;
+        let frame = reader.next().await.ok_or(std::io::ErrorKind::UnexpectedEof)??;
+        match wire::parse(frame)?.1 {
+            Response::Done => Ok((reader, writer)),
+            Response::Refused(reason) => Err(std::io::Error::other(format!("refused: {reason}"))),
+            other => Err(std::io::Error::other(format!("unexpected answer to hello: {other:?}"))),
+        }
+    }
+
+    /// Nothing was sent: whoever waits hears so at once and decides on a retry.
+    fn fail_queued(&mut self, first: Call, error: &str) {
+        if self.refused.as_deref() != Some(error) {
+            log::warn!("node {} at {}: {error}", self.route.to, self.route.addr);
+            self.refused = Some(error.to_owned());
+        }
+        let mut next = Some(first);
+        while let Some(call) = next {
+            // A caller that has given up needs no answer; so for every such send below.
+            drop(call.answer.send(Err(LinkError::NotSent(error.to_owned()))));
+            next = self.queue.try_recv().ok();
+        }
+    }
+
+    /// Runs one connection until it breaks; then everything sent on it is lost.
+    async fn serve(&mut self, first: Call, mut reader: Reader, mut writer: Writer) {
+        let mut waiting = Waiting::new();
+        let mut next_id = 1;
+        let mut next = Some(first);
+        let mut heard = Instant::now();
+        let reason = loop {
+            if let Some(call) = next.take() {
+                if let Err(e) = self.write(call, &mut next_id, &mut waiting, &mut writer).await {
+                    break e.to_string();
+                }
+                if waiting.len() == 1 {
+                    heard = Instant::now();
+                }
+            }
+            let silent_at = heard + self.route.silence_max;
+            tokio::select! {
+                call = self.queue.recv() => match call {
+                    Some(call) => next = Some(call),
+                    None => break "closed".into(),
+                },
+                frame = reader.next() => match frame {
+                    Some(Ok(frame)) => {
+                        heard = Instant::now();
+                        self.contacts.heard(self.route.to);
+                        match wire::parse::<Response>(frame) {
+                            Ok((id, response)) => {
+                                if let Some(answer) = waiting.remove(&id) {
+                                    drop(answer.send(Ok(response)));
+                                }
+                            }
+                            Err(e) => break e.to_string(),
+                        }
+                    }
+                    Some(Err(e)) => break e.to_string(),
+                    None => break "closed by the peer".into(),
+                },
+                () = tokio::time::sleep_until(silent_at), if !waiting.is_empty() => {
+                    waiting.retain(|_, answer| !answer.is_closed());
+                    if !waiting.is_empty() {
+                        break format!("silent for {:?}", self.route.silence_max);
+                    }
+                }
+            }
+        };
+        for (_, answer) in waiting {
+            drop(answer.send(Err(LinkError::Lost(reason.clone()))));
+        }
+    }
+
+    /// Writes the call and whatever else is queued, in order, with one flush.
+    async fn write(
+        &mut self,
+        call: Call,
+        next_id: &mut u64,
+        waiting: &mut Waiting,
+        writer: &mut Writer,
+    ) -> std::io::Result<()> {
+        let mut next = Some(call);
+        while let Some(call) = next {
+            let frame = wire::frame(*next_id, &call.request);
+            waiting.insert(*next_id, call.answer);
+            *next_id += 1;
+            let sent = timeout(Duration::from_millis(WRITE_MS_MAX), writer.feed(frame)).await;
+            sent.map_err(|_| std::io::ErrorKind::TimedOut)??;
+            next = self.queue.try_recv().ok();
+        }
+        let flushed = timeout(Duration::from_millis(WRITE_MS_MAX), SinkExt::<Bytes>::flush(writer)).await;
+        flushed.map_err(|_| std::io::ErrorKind::TimedOut)?
+    }
+}

@@ -1,0 +1,165 @@
+//! openraft's log storage over [`vaultdb_storage::log::LogStore`].
+//!
+//! Invariant: a vote is durable before `save_vote` returns, an append before its callback is called.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+use std::sync::Arc;
+
+use futures::Stream;
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use tokio::sync::oneshot;
+use vaultdb_storage::log::LogStore;
+
+use crate::codec::LogPayload;
+use crate::types::{log_id, raft_log_id, raft_vote, vote, Entry, RaftLogId, RaftVote, TypeConfig};
+
+/// Most bytes of entries in one append request or one step of replay.
+pub const READ_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Also the log's reader: a clone of the handle.
+#[derive(Clone)]
+pub struct LogAdapter {
+    log: Arc<dyn LogStore<LogPayload>>,
+}
+
+impl LogAdapter {
+    pub fn new(log: Arc<dyn LogStore<LogPayload>>) -> Self {
+        Self { log }
+    }
+
+    fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let entries = self.log.read(range, bytes_max)?;
+        entries
+            .into_iter()
+            .map(|(id, payload)| Ok(Entry::new(raft_log_id(id), payload.try_into()?)))
+            .collect()
+    }
+}
+
+fn to_range(bounds: &impl RangeBounds<u64>) -> Range<u64> {
+    let start = match bounds.start_bound() {
+        Bound::Included(i) => *i,
+        Bound::Excluded(i) => i + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match bounds.end_bound() {
+        Bound::Included(i) => i + 1,
+        Bound::Excluded(i) => *i,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end
+}
+
+impl RaftLogReader<TypeConfig> for LogAdapter {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        self.read(to_range(&range), usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(start..end, READ_BYTES_MAX)
+    }
+
+    // In steps, so that replaying a long log after a restart needs little memory.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        EntryStream { log: self.clone(), range: to_range(&range), step: Vec::new().into_iter() }
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<RaftVote>, io::Error> {
+        Ok(self.log.vote().map(raft_vote))
+    }
+}
+
+struct EntryStream {
+    log: LogAdapter,
+    range: Range<u64>,
+    step: std::vec::IntoIter<Entry>,
+}
+
+impl Stream for EntryStream {
+    type Item = Result<Entry, io::Error>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        use std::task::Poll::Ready;
+        if let Some(entry) = self.step.next() {
+            return Ready(Some(Ok(entry)));
+        }
+        if self.range.is_empty() {
+            return Ready(None);
+        }
+        let entries = match self.log.read(self.range.clone(), READ_BYTES_MAX) {
+            Ok(entries) => entries,
+            Err(e) => {
+                self.range = 0..0;
+                return Ready(Some(Err(e)));
+            }
+        };
+        self.range.start = entries.last().map_or(self.range.end, |e| e.log_id().index() + 1);
+        self.step = entries.into_iter();
+        Ready(self.step.next().map(Ok))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogAdapter {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let bounds = self.log.bounds();
+        Ok(LogState {
+            last_purged_log_id: bounds.purged.map(raft_log_id),
+            last_log_id: bounds.last.map(raft_log_id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self::LogReader {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, new: &RaftVote) -> Result<(), io::Error> {
+        let (tx, rx) = oneshot::channel();
+        // The receiver is dropped only with this future, and then nobody waits for the answer.
+        let done = Box::new(move |result| drop(tx.send(result)));
+        self.log.save_vote(vote(new), done)?;
+        rx.await.map_err(|_| io::Error::other("the log dropped the callback of a vote"))?
+    }
+
+    async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
+        self.log.save_committed(committed.as_ref().map(log_id))
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<RaftLogId>, io::Error> {
+        Ok(self.log.committed().map(raft_log_id))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().map(|e| (log_id(&e.log_id), LogPayload::from(e.payload))).collect();
+        self.log.append(entries, Box::new(move |result| callback.io_completed(result)))
+    }
+
+    async fn truncate_after(&mut self, last: Option<RaftLogId>) -> Result<(), io::Error> {
+        self.log.truncate_after(last.as_ref().map(log_id))
+    }
+
+    async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
+        self.log.purge(log_id(&upto))
+    }
+}

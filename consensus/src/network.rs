@@ -1,0 +1,365 @@
+//! openraft's calls to its peers, over [`Link`]s.
+//!
+//! Three links lead to each peer, so that none waits behind another: entries and forwarded writes;
+//! heartbeats, votes and reads; a snapshot while one is sent.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use vaultdb_kv::NodeId;
+use vaultdb_storage::Snapshot;
+
+use crate::codec::LogPayload;
+use crate::contacts::Contacts;
+use crate::link::{Link, LinkError, Route};
+use crate::transport::Dial;
+use crate::types::{
+    log_id, raft_log_id, raft_vote, vote, PeerNode, RaftLogId, RaftSnapshot, RaftVote, TypeConfig,
+};
+use crate::wire::{
+    Append, AppendAnswer, Request, Response, SnapshotBegin, SnapshotChunk, VoteCall, SNAPSHOT_CHUNK_BYTES,
+};
+
+/// Appends in flight to one peer. Buys latency more than throughput: a peer's fsync is the pace.
+const APPENDS_IN_FLIGHT_MAX: usize = 8;
+/// How long an append may take. openraft's own figure is the heartbeat interval, too short for an
+/// fsync that stalls.
+const APPEND_MS_MAX: u64 = 2_000;
+/// A link on which an answer is awaited and nothing arrives for this long is given up.
+const SILENCE_MS_MAX: u64 = 5_000;
+/// How long one step of a snapshot may take: its last one opens and installs the received files.
+const SNAPSHOT_STEP_MS_MAX: u64 = 60_000;
+/// Pause between calls to a peer that is not there, in milliseconds: the first, and the longest.
+const BACKOFF_MS: (u64, u64) = (20, 500);
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+/// Which of the links to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    Entries,
+    Control,
+}
+
+/// All links of this node. A peer whose address changes gets new ones.
+pub struct Links {
+    cluster_id: String,
+    from: NodeId,
+    contacts: Arc<Contacts>,
+    dialler: Arc<dyn Dial>,
+    /// The consensus runtime: connections live there, whoever opens them.
+    runtime: Handle,
+    links: Mutex<HashMap<(NodeId, Lane), (String, Link)>>,
+}
+
+impl Links {
+    pub fn new(
+        cluster_id: String,
+        from: NodeId,
+        contacts: Arc<Contacts>,
+        dialler: Arc<dyn Dial>,
+        runtime: Handle,
+    ) -> Arc<Self> {
+        Arc::new(Self { cluster_id, from, contacts, dialler, runtime, links: Mutex::default() })
+    }
+
+    fn route(&self, to: NodeId, addr: &str, silence_ms_max: u64) -> Route {
+        Route {
+            cluster_id: self.cluster_id.clone(),
+            from: self.from,
+            to,
+            addr: addr.to_owned(),
+            silence_max: Duration::from_millis(silence_ms_max),
+        }
+    }
+
+    /// The shared link of a lane; from any thread.
+    pub fn get(&self, to: NodeId, addr: &str, lane: Lane) -> Link {
+        let mut links = self.links.lock();
+        match links.get(&(to, lane)) {
+            Some((known, link)) if known == addr => link.clone(),
+            _ => {
+                let link = Link::open(
+                    &self.runtime,
+                    self.dialler.clone(),
+                    self.route(to, addr, SILENCE_MS_MAX),
+                    self.contacts.clone(),
+                );
+                links.insert((to, lane), (addr.to_owned(), link.clone()));
+                link
+            }
+        }
+    }
+
+    /// Drops the links to nodes that are no longer members.
+    pub fn retain(&self, is_member: impl Fn(NodeId) -> bool) {
+        self.links.lock().retain(|(id, _), _| is_member(*id));
+    }
+}
+
+#[derive(Clone)]
+pub struct Network(pub Arc<Links>);
+
+/// One openraft client: a peer and the lane it uses.
+pub struct Peer {
+    link: Link,
+    links: Arc<Links>,
+    to: NodeId,
+    addr: String,
+}
+
+impl Network {
+    fn peer(&self, to: NodeId, node: &PeerNode, lane: Lane) -> Peer {
+        let addr = node.addr.raft.clone();
+        Peer { link: self.0.get(to, &addr, lane), links: self.0.clone(), to, addr }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: NodeId, node: &PeerNode) -> Peer {
+        self.peer(target, node, Lane::Entries)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &PeerNode) -> Peer {
+        self.peer(target, node, Lane::Control)
+    }
+}
+
+fn rpc_error(e: LinkError) -> RPCError<TypeConfig> {
+    match e {
+        LinkError::NotSent(_) => RPCError::Unreachable(Unreachable::new(&e)),
+        LinkError::Lost(_) => RPCError::Network(NetworkError::new(&e)),
+    }
+}
+
+fn unexpected(response: &Response) -> RPCError<TypeConfig> {
+    match response {
+        Response::Refused(reason) => RPCError::Network(NetworkError::from_string(reason)),
+        other => RPCError::Network(NetworkError::from_string(format!("unexpected answer {other:?}"))),
+    }
+}
+
+async fn within(limit: Duration, call: impl Future<Output = Result<Response, LinkError>>) -> Rpc<Response> {
+    match timeout(limit, call).await {
+        Ok(answer) => answer.map_err(rpc_error),
+        Err(_) => Err(RPCError::Network(NetworkError::from_string(format!("no answer within {limit:?}")))),
+    }
+}
+
+fn append_request(rpc: AppendEntriesRequest<TypeConfig>) -> Request {
+    let entries = rpc.entries.into_iter().map(|e| (log_id(&e.log_id), LogPayload::from(e.payload))).collect();
+    Request::Append(Append {
+        vote: vote(&rpc.vote),
+        prev: rpc.prev_log_id.as_ref().map(log_id),
+        entries,
+        leader_commit: rpc.leader_commit.as_ref().map(log_id),
+    })
+}
+
+fn append_answer(response: Response) -> Rpc<AppendAnswer> {
+    match response {
+        Response::Append(answer) => Ok(answer),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Calls to a peer are queued as the input yields them, and answered in the same order.
+fn pipeline<'s, S>(link: Link, input: S) -> BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+{
+    let answers = input.map(move |rpc| {
+        let prev = rpc.prev_log_id;
+        let last: Option<RaftLogId> = rpc.entries.last().map(|e| e.log_id).or(prev);
+        let call = link.call(append_request(rpc));
+        async move {
+            let answer = append_answer(within(Duration::from_millis(APPEND_MS_MAX), call).await?)?;
+            Ok(match answer {
+                AppendAnswer::Success => Ok(last),
+                AppendAnswer::Partial(matching) => Ok(matching.map(raft_log_id)),
+                AppendAnswer::HigherVote(higher) => Err(StreamAppendError::HigherVote(raft_vote(higher))),
+                AppendAnswer::Conflict => match prev {
+                    Some(prev) => Err(StreamAppendError::Conflict(prev)),
+                    // Nothing comes before the first entry, so nothing can conflict with it.
+                    None => {
+                        return Err(RPCError::Network(NetworkError::from_string("conflict at the start")))
+                    }
+                },
+            })
+        }
+    });
+    Box::pin(answers.buffered(APPENDS_IN_FLIGHT_MAX))
+}
+
+impl Peer {
+    async fn ask_vote(
+        &self,
+        rpc: VoteRequest<TypeConfig>,
+        pre: bool,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        let call = VoteCall {
+            vote: vote(&rpc.vote),
+            last: rpc.last_log_id.as_ref().map(log_id),
+            leadership_transfer: rpc.leadership_transfer,
+        };
+        let request = if pre { Request::PreVote(call) } else { Request::Vote(call) };
+        let control = self.links.get(self.to, &self.addr, Lane::Control);
+        match within(option.hard_ttl(), control.call(request)).await? {
+            Response::Vote(v) => Ok(VoteResponse::new(raft_vote(v.vote), v.last.map(raft_log_id), v.granted)),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = Snapshot;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let call = self.link.call(append_request(rpc));
+        Ok(match append_answer(within(Duration::from_millis(APPEND_MS_MAX), call).await?)? {
+            AppendAnswer::Success => AppendEntriesResponse::Success,
+            AppendAnswer::Partial(m) => AppendEntriesResponse::PartialSuccess(m.map(raft_log_id)),
+            AppendAnswer::Conflict => AppendEntriesResponse::Conflict,
+            AppendAnswer::HigherVote(v) => AppendEntriesResponse::HigherVote(raft_vote(v)),
+        })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _: RPCOption,
+    ) -> BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let stream = pipeline(self.link.clone(), input);
+        Box::pin(async move { Ok(stream) })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        self.ask_vote(rpc, false, option).await
+    }
+
+    // openraft's default grants: a node that is cut off would elect itself again and again.
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        self.ask_vote(rpc, true, option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        leader: RaftVote,
+        snapshot: RaftSnapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        // A connection of its own: it ends with the transfer.
+        let route = self.links.route(self.to, &self.addr, SNAPSHOT_STEP_MS_MAX);
+        let link =
+            Link::open(&self.links.runtime, self.links.dialler.clone(), route, self.links.contacts.clone());
+        let send = send_snapshot(link, leader, snapshot.snapshot);
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = send => Ok(SnapshotResponse::new(raft_vote(sent.map_err(snapshot_error)?))),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        let request = Request::TransferLeader {
+            from: vote(rpc.from_leader()),
+            to: *rpc.to_node_id(),
+            last: rpc.last_log_id().map(log_id),
+        };
+        let control = self.links.get(self.to, &self.addr, Lane::Control);
+        match within(option.hard_ttl(), control.call(request)).await? {
+            Response::Done => Ok(Ok(())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let (first, longest) = BACKOFF_MS;
+        let delays = std::iter::successors(Some(first), move |ms| Some((ms * 2).min(longest)));
+        Some(Backoff::new(delays.map(Duration::from_millis)))
+    }
+}
+
+fn snapshot_error(e: RPCError<TypeConfig>) -> StreamingError<TypeConfig> {
+    match e {
+        RPCError::Unreachable(e) => StreamingError::Unreachable(e),
+        RPCError::Timeout(e) => StreamingError::Timeout(e),
+        RPCError::Network(e) => StreamingError::Network(e),
+        RPCError::RemoteError(e) => match e.source {},
+    }
+}
+
+/// File by file, chunk by chunk, each with its checksum; one chunk in flight bounds the memory.
+async fn send_snapshot(link: Link, leader: RaftVote, snapshot: Snapshot) -> Rpc<vaultdb_storage::Vote> {
+    let step = Duration::from_millis(SNAPSHOT_STEP_MS_MAX);
+    let done = |response: Response| match response {
+        Response::Done => Ok(()),
+        other => Err(unexpected(&other)),
+    };
+    let begin = SnapshotBegin { vote: vote(&leader), meta: snapshot.meta().clone() };
+    done(within(step, link.call(Request::SnapshotBegin(begin))).await?)?;
+    for (file, listed) in snapshot.meta().files.iter().enumerate() {
+        let mut offset = 0;
+        while offset < listed.bytes {
+            let data = read_chunk(&snapshot, file, offset).await?;
+            let crc32 = crc32fast::hash(&data);
+            let file = u32::try_from(file).expect("a snapshot has far fewer files than 2^32");
+            let next = offset + data.len() as u64;
+            let chunk = SnapshotChunk { file, offset, data, crc32 };
+            done(within(step, link.call(Request::SnapshotChunk(chunk))).await?)?;
+            offset = next;
+        }
+    }
+    match within(step, link.call(Request::SnapshotEnd)).await? {
+        Response::Snapshot(vote) => Ok(vote),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn read_chunk(snapshot: &Snapshot, file: usize, offset: u64) -> Rpc<bytes::Bytes> {
+    let snapshot = snapshot.clone();
+    let read = move || snapshot.read_chunk(file, offset, SNAPSHOT_CHUNK_BYTES);
+    let fail = |reason: String| RPCError::Network(NetworkError::from_string(reason));
+    let data = tokio::task::spawn_blocking(read).await.map_err(|e| fail(e.to_string()))?;
+    let data = data.map_err(|e| fail(e.to_string()))?;
+    if data.is_empty() {
+        return Err(fail(format!("file {file} of the snapshot ends at {offset}")));
+    }
+    Ok(data)
+}

@@ -1,0 +1,348 @@
+//! The handle to consensus, and the thread it runs on.
+//!
+//! Raft has a thread and a single-threaded runtime of its own: its tasks batch better that way, and
+//! heartbeats never wait behind HTTP. Everything else talks to it through this handle.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use openraft::{Config, SnapshotPolicy};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::timeout_at;
+use vaultdb_kv::{AdminError, Command, NodeId, ReadError};
+use vaultdb_storage::log::LogStore;
+use vaultdb_storage::{DiskLog, LogOptions, MemLog, StateMachine, StorageError, StoreOptions};
+
+use crate::api::{ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, ProposeError};
+use crate::barrier::ReadBarrier;
+use crate::codec::LogPayload;
+use crate::contacts::Contacts;
+use crate::core::{shared, Core};
+use crate::identity::Member;
+use crate::link::LinkError;
+use crate::log_store::LogAdapter;
+use crate::network::{Lane, Links, Network};
+use crate::state_machine::StateMachineAdapter;
+use crate::transport::{Accept, Dial};
+use crate::types::{PeerNode, Raft};
+use crate::wire::{Request, Response};
+use crate::{server, status};
+
+/// Longest time that handing leadership over may take at shutdown.
+const HAND_OVER_MS_MAX: u64 = 2_000;
+
+/// What a node needs to take part.
+pub struct ConsensusConfig {
+    /// `None` keeps everything in memory.
+    pub data_dir: Option<PathBuf>,
+    pub me: Member,
+    /// This node made the cluster: if it has no log yet, it begins one with itself as the only voter.
+    pub bootstrap: bool,
+    pub listener: Box<dyn Accept>,
+    pub dialler: Arc<dyn Dial>,
+    pub raft: RaftOptions,
+    pub store: StoreOptions,
+    pub log: LogOptions,
+}
+
+/// How consensus is tuned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RaftOptions {
+    pub timing: Timing,
+    /// Entries between two snapshots.
+    pub snapshot_logs_since_last: u64,
+    /// Entries kept behind a snapshot, so that a follower that is a little behind needs no snapshot.
+    pub snapshot_logs_to_keep: u64,
+    /// Most entries in one append request.
+    pub append_entries_max: u64,
+}
+
+/// Raft's timeouts, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    pub heartbeat_interval_ms: u64,
+    pub election_timeout_ms_min: u64,
+    pub election_timeout_ms_max: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be trusted or read: exit code 70.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("the data directory belongs to a member of a cluster, but {} is missing or empty", .0.display())]
+    LogMissing(PathBuf),
+    #[error("consensus: {0}")]
+    Raft(String),
+    #[error("consensus thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A running node. Cheap to clone; usable from any thread that has a tokio runtime.
+#[derive(Clone)]
+pub struct Consensus {
+    core: Arc<Core>,
+    reads: ReadBarrier,
+    stop: Arc<watch::Sender<bool>>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+struct Stores {
+    log: Arc<dyn LogStore<LogPayload>>,
+    store: Arc<StateMachine>,
+}
+
+/// Where the Raft log lives in a data directory.
+pub fn wal_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("wal")
+}
+
+/// Creates the log of a new data directory, so that from then on a missing one is noticed.
+///
+/// # Errors
+/// When the log cannot be created.
+pub fn create_log(data_dir: &Path, options: LogOptions) -> Result<(), StorageError> {
+    DiskLog::<LogPayload>::open(&wal_dir(data_dir), options).map(drop)
+}
+
+fn open_stores(config: &ConsensusConfig) -> Result<Stores, StartError> {
+    let Some(dir) = &config.data_dir else {
+        let log: Arc<dyn LogStore<LogPayload>> = Arc::new(MemLog::new());
+        return Ok(Stores { log, store: Arc::new(StateMachine::in_memory(config.store.clone())) });
+    };
+    let wal = wal_dir(dir);
+    let has_files = std::fs::read_dir(&wal).is_ok_and(|mut files| files.next().is_some());
+    if !has_files {
+        return Err(StartError::LogMissing(wal));
+    }
+    let log: Arc<dyn LogStore<LogPayload>> = Arc::new(DiskLog::open(&wal, config.log.clone())?);
+    Ok(Stores { log, store: Arc::new(StateMachine::open(dir, config.store.clone())?) })
+}
+
+fn raft_config(config: &ConsensusConfig) -> Result<Arc<Config>, StartError> {
+    let RaftOptions { timing, .. } = config.raft;
+    let raft = Config {
+        cluster_name: config.me.cluster_id.clone(),
+        heartbeat_interval: timing.heartbeat_interval_ms,
+        election_timeout_min: timing.election_timeout_ms_min,
+        election_timeout_max: timing.election_timeout_ms_max,
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        // Without it, a leader that still reaches one node of a connected majority blocks that
+        // majority for ever. openraft asks for at least the lease and one election timeout.
+        quorum_loss_probe_interval: Some(timing.election_timeout_ms_max * 2),
+        max_payload_entries: config.raft.append_entries_max,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.raft.snapshot_logs_since_last),
+        replication_lag_threshold: config.raft.snapshot_logs_since_last,
+        max_in_snapshot_log_to_keep: config.raft.snapshot_logs_to_keep,
+        ..Config::default()
+    };
+    raft.validate().map(Arc::new).map_err(|e| StartError::Raft(e.to_string()))
+}
+
+impl Consensus {
+    /// Opens the stores, starts the thread and answers once the node takes part.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing keeps running after one.
+    pub fn start(config: ConsensusConfig) -> Result<Consensus, StartError> {
+        let stores = open_stores(&config)?;
+        let (started, result) = std::sync::mpsc::sync_channel(1);
+        let (stop, stopping) = watch::channel(false);
+        let stop = Arc::new(stop);
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                // The receiver waits for exactly one answer; so below.
+                Err(e) => return drop(started.send(Err(StartError::Thread(e)))),
+            };
+            let mut stopping = stopping;
+            runtime.block_on(async move {
+                match start_core(config, stores).await {
+                    Ok(parts) => {
+                        drop(started.send(Ok(parts)));
+                        // An error means that every handle is gone: stop as well.
+                        drop(stopping.wait_for(|stop| *stop).await);
+                    }
+                    Err(e) => drop(started.send(Err(e))),
+                }
+            });
+            // Bounded: a disk that hangs must not keep the process from ending.
+            runtime.shutdown_timeout(Duration::from_millis(HAND_OVER_MS_MAX));
+        };
+        let thread =
+            std::thread::Builder::new().name("raft".into()).spawn(run).map_err(StartError::Thread)?;
+        let ended = || StartError::Raft("the consensus thread ended while it started".into());
+        let (core, reads) = result.recv().map_err(|_| ended())??;
+        Ok(Consensus { core, reads, stop, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+
+    /// Who leads, as this node sees it. Cheap: meant for each request.
+    pub fn leadership(&self) -> Arc<Leadership> {
+        self.core.leadership()
+    }
+
+    pub fn subscribe_leadership(&self) -> watch::Receiver<Arc<Leadership>> {
+        self.core.leadership.subscribe()
+    }
+
+    /// Proposes on this node as the leader. One answer a command, in order, by the deadline.
+    pub async fn propose(
+        &self,
+        batch: Vec<Command>,
+        deadline: Instant,
+    ) -> Vec<Result<Committed, ProposeError>> {
+        self.core.propose(shared(batch), deadline).await
+    }
+
+    /// Sends a batch to the leader over the Raft port. One answer a command, in order, by the deadline.
+    pub async fn forward(
+        &self,
+        to: NodeId,
+        batch: Vec<Command>,
+        deadline: Instant,
+    ) -> Vec<Result<Committed, ProposeError>> {
+        let count = batch.len();
+        let all = |e: ProposeError| vec![Err(e); count];
+        let Some(addr) = self.core.raft_addr(to) else {
+            return all(ProposeError::Unreachable { reason: format!("node {to} is not a member") });
+        };
+        let link = self.core.links.get(to, &addr, Lane::Entries);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let call = link.call(Request::Propose { commands: shared(batch).collect(), deadline_ms });
+        match timeout_at(deadline.into(), call).await {
+            Ok(Ok(Response::Propose(results))) if results.len() == count => results,
+            Ok(Ok(other)) => all(ProposeError::Unknown { reason: format!("unexpected answer {other:?}") }),
+            Ok(Err(LinkError::NotSent(reason))) => all(ProposeError::Unreachable { reason }),
+            Ok(Err(LinkError::Lost(reason))) => all(ProposeError::Unknown { reason }),
+            Err(_) => all(ProposeError::Unknown { reason: "no answer from the leader in time".into() }),
+        }
+    }
+
+    /// Returns when a linearizable read may be served from the local store.
+    ///
+    /// # Errors
+    /// See [`ReadBarrier::wait`].
+    pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ReadError> {
+        self.reads.wait(deadline).await
+    }
+
+    /// Adds a node as a learner; it becomes a voter once it has caught up. Idempotent, on any node.
+    ///
+    /// # Errors
+    /// [`AdminError::Conflict`] when a living member has that name; the others as they say.
+    pub async fn join(&self, request: JoinRequest, deadline: Instant) -> Result<JoinReply, AdminError> {
+        let core = self.core.clone();
+        self.on_runtime(async move { core.join(request, deadline).await }).await
+    }
+
+    /// Moves leadership to the named voter, or to the best one; answers with the new leader's name.
+    ///
+    /// # Errors
+    /// As they say.
+    pub async fn transfer_leader(&self, to: Option<String>, deadline: Instant) -> Result<String, AdminError> {
+        let core = self.core.clone();
+        self.on_runtime(async move { core.move_leader(to, deadline).await }).await
+    }
+
+    /// A caller that goes away must not stop a change half-way, so it runs on a task of its own.
+    async fn on_runtime<T: Send + 'static>(
+        &self,
+        work: impl std::future::Future<Output = Result<T, AdminError>> + Send + 'static,
+    ) -> Result<T, AdminError> {
+        self.core.runtime.spawn(work).await.map_err(|_| AdminError::Unavailable)?
+    }
+
+    pub fn status(&self) -> ClusterStatus {
+        self.core.status()
+    }
+
+    pub fn store(&self) -> Arc<StateMachine> {
+        self.core.store.clone()
+    }
+
+    /// Resolves with the reason once consensus has stopped for good.
+    pub async fn failed(&self) -> String {
+        let mut fatal = self.core.fatal.subscribe();
+        let reason = fatal.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_else(|| "consensus stopped".into())
+    }
+
+    /// Hands leadership over, stops openraft and flushes the store. Idempotent.
+    pub async fn shutdown(&self) {
+        if self.core.leadership().is_local {
+            if let Some(successor) = self.core.best_successor() {
+                let deadline = Instant::now() + Duration::from_millis(HAND_OVER_MS_MAX);
+                if let Err(e) = self.core.hand_over(successor, deadline).await {
+                    log::warn!("leadership was not handed over: {e}");
+                }
+            }
+        }
+        if let Err(e) = self.core.raft.shutdown().await {
+            log::warn!("stopping consensus: {e}");
+        }
+        let store = self.core.store.clone();
+        match tokio::task::spawn_blocking(move || store.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => log::warn!("flushing the store: {e}"),
+            Err(e) => log::warn!("flushing the store: {e}"),
+        }
+        self.stop.send_replace(true);
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // A panic of that thread was reported when it happened.
+            drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
+        }
+    }
+}
+
+async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core>, ReadBarrier), StartError> {
+    let raft_config = raft_config(&config)?;
+    let runtime = tokio::runtime::Handle::current();
+    let contacts = Arc::new(Contacts::default());
+    let links = Links::new(
+        config.me.cluster_id.clone(),
+        config.me.id,
+        contacts.clone(),
+        config.dialler,
+        runtime.clone(),
+    );
+    let (applied_tx, applied) = watch::channel(0);
+    let machine = StateMachineAdapter::new(stores.store.clone(), Arc::new(applied_tx));
+    let id = config.me.id;
+    let raft = Raft::new(id, raft_config, Network(links.clone()), LogAdapter::new(stores.log), machine)
+        .await
+        .map_err(|e| StartError::Raft(e.to_string()))?;
+    if config.bootstrap && !raft.is_initialized().await.map_err(|e| StartError::Raft(e.to_string()))? {
+        let me = PeerNode { name: config.me.name.clone(), addr: config.me.addr.clone() };
+        raft.initialize(BTreeMap::from([(id, me)])).await.map_err(|e| StartError::Raft(e.to_string()))?;
+    }
+    let mut listener = config.listener;
+    listener.start().map_err(StartError::Thread)?;
+    let core = Arc::new(Core {
+        me: config.me,
+        leadership: watch::channel(Arc::new(status::leadership(&raft, id))).0,
+        raft,
+        store: stores.store,
+        links,
+        contacts,
+        applied,
+        fatal: watch::channel(None).0,
+        membership_change: tokio::sync::Mutex::new(()),
+        election_timeout_ms_max: config.raft.timing.election_timeout_ms_max,
+        runtime,
+    });
+    tokio::spawn(server::serve(core.clone(), listener));
+    tokio::spawn(status::watch_leadership(core.clone()));
+    tokio::spawn(status::ping_peers(core.clone()));
+    tokio::spawn(core.clone().promote_learners());
+    let reads = ReadBarrier::spawn(core.clone());
+    Ok((core, reads))
+}

@@ -1,0 +1,147 @@
+//! What a node tells of itself and its cluster, from memory alone.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::ServerState;
+use tokio::time::timeout;
+use vaultdb_kv::{NodeId, Role};
+
+use crate::api::{ClusterStatus, Leader, Leadership, Member, MemberStatus, RaftState};
+use crate::core::Core;
+use crate::membership::CONTACT_MS_MAX;
+use crate::network::Lane;
+use crate::types::{PeerNode, Raft};
+use crate::wire::Request;
+
+/// How often a peer that was not heard of lately is asked for a sign of life, in milliseconds.
+const PING_MS: u64 = 500;
+/// How often it is checked whether openraft has stopped, in milliseconds.
+const FATAL_CHECK_MS: u64 = 50;
+/// How long a ping may take, in milliseconds.
+const PING_MS_MAX: u64 = 1_000;
+
+/// Keeps [`Core::leadership`] and [`Core::fatal`] up to date for as long as consensus runs.
+pub async fn watch_leadership(core: Arc<Core>) {
+    let mut metrics = core.raft.server_metrics();
+    loop {
+        let seen = leadership(&core.raft, core.me.id);
+        core.leadership.send_if_modified(|current| {
+            let changed = **current != seen;
+            if changed {
+                let name = seen.leader.as_ref().map_or("nobody", |l| l.name.as_str());
+                log::info!("term {}: {name} leads", seen.term);
+                *current = Arc::new(seen);
+            }
+            changed
+        });
+        let stopped = core.raft.metrics().borrow_watched().running_state.clone().err();
+        if let Some(reason) = stopped {
+            core.fatal.send_replace(Some(reason.to_string()));
+            return;
+        }
+        // The full metrics change with each write: looking now and then is cheaper than each wake.
+        let changed = timeout(Duration::from_millis(FATAL_CHECK_MS), metrics.changed()).await;
+        if let Ok(Err(_)) = changed {
+            core.fatal.send_replace(Some("consensus stopped".into()));
+            return;
+        }
+    }
+}
+
+pub fn leadership(raft: &Raft, me: NodeId) -> Leadership {
+    let metrics = raft.server_metrics();
+    let metrics = metrics.borrow_watched();
+    let leader = metrics.current_leader.map(|id| {
+        let node = metrics.membership_config.get_node(&id).cloned().unwrap_or_default();
+        Leader { id, name: node.name, addr: node.addr }
+    });
+    Leadership {
+        term: metrics.vote.leader_id.term,
+        is_local: metrics.state == ServerState::Leader && metrics.current_leader == Some(me),
+        leader,
+    }
+}
+
+/// Asks silent peers for a sign of life, so that each node knows which members it can reach.
+pub async fn ping_peers(core: Arc<Core>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(PING_MS));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if core.fatal.borrow().is_some() {
+            return;
+        }
+        let membership = core.raft.server_metrics().borrow_watched().membership_config.clone();
+        core.links.retain(|id| membership.get_node(&id).is_some());
+        for (id, node) in membership.nodes().filter(|(id, _)| **id != core.me.id) {
+            let silent = core.contacts.since(*id).is_none_or(|t| t >= Duration::from_millis(PING_MS));
+            if silent {
+                let call = core.links.get(*id, &node.addr.raft, Lane::Control).call(Request::Ping);
+                // Only the contact that an answer leaves behind is of interest.
+                tokio::spawn(timeout(Duration::from_millis(PING_MS_MAX), call));
+            }
+        }
+    }
+}
+
+impl Core {
+    pub fn status(&self) -> ClusterStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched().clone();
+        let index = |id: &Option<crate::types::RaftLogId>| id.as_ref().map_or(0, |id| id.index());
+        // The store publishes what it applied before openraft does.
+        let applied = index(&metrics.last_applied).max(*self.applied.borrow());
+        let committed = index(&metrics.local_committed).max(applied);
+        let last_log = metrics.last_log_index.unwrap_or(0).max(committed);
+        let voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().collect();
+        let role = |id: NodeId| if voters.contains(&id) { Role::Voter } else { Role::Learner };
+        let members = metrics.membership_config.nodes().map(|(id, node)| {
+            let matched = metrics.replication.as_ref().and_then(|r| r.get(id)).and_then(|m| m.as_ref());
+            let lag = metrics.replication.as_ref().map(|_| match *id == self.me.id {
+                true => 0,
+                false => last_log.saturating_sub(matched.map_or(0, |m| m.index())),
+            });
+            self.member(*id, node, role(*id), lag)
+        });
+        let members = members.collect();
+        ClusterStatus {
+            cluster_id: self.me.cluster_id.clone(),
+            node: Member { id: self.me.id, name: self.me.name.clone(), addr: self.me.addr.clone() },
+            state: state(metrics.state, role(self.me.id)),
+            leadership: (*self.leadership()).clone(),
+            members,
+            last_log,
+            committed,
+            applied,
+            snapshot: index(&metrics.snapshot),
+            purged: index(&metrics.purged),
+            fatal: self.fatal.borrow().clone(),
+        }
+    }
+
+    fn member(&self, id: NodeId, node: &PeerNode, role: Role, lag_entries: Option<u64>) -> MemberStatus {
+        let since = match id == self.me.id {
+            true => Some(Duration::ZERO),
+            false => self.contacts.since(id),
+        };
+        MemberStatus {
+            member: Member { id, name: node.name.clone(), addr: node.addr.clone() },
+            role,
+            reachable: since.is_some_and(|t| t < Duration::from_millis(CONTACT_MS_MAX)),
+            lag_entries,
+            last_contact_ms: since.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+fn state(state: ServerState, role: Role) -> RaftState {
+    match (state, role) {
+        (ServerState::Leader, _) => RaftState::Leader,
+        (ServerState::Candidate, _) => RaftState::Candidate,
+        (ServerState::Follower, Role::Voter) => RaftState::Follower,
+        (ServerState::Follower | ServerState::Learner | ServerState::Shutdown, _) => RaftState::Learner,
+    }
+}

@@ -1,0 +1,118 @@
+//! openraft's type parameters, and the conversions between its types and ours.
+//!
+//! openraft's own structs never reach the disk or the wire: their encoding may change with its
+//! version, ours may not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use openraft::impls::leader_id_std::LeaderId;
+use openraft::type_config::alias;
+use openraft::vote::RaftLeaderId;
+use openraft::{OptionalSend, RaftTypeConfig};
+use serde::{Deserialize, Serialize};
+use vaultdb_kv::{Applied, Command, MemberAddr, NodeId};
+use vaultdb_storage as storage;
+
+/// A command as openraft carries it: shared, since the log's cache, each replication stream and the
+/// state machine hold it at the same time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedCommand(pub Arc<Command>);
+
+impl fmt::Display for SharedCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match *self.0 {
+            Command::Set { .. } => "Set",
+            Command::Delete { .. } => "Delete",
+            Command::RegisterNode { .. } => "RegisterNode",
+        };
+        write!(f, "{kind} of {} bytes", self.0.payload_bytes())
+    }
+}
+
+/// What the membership knows of a node besides its id.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PeerNode {
+    pub name: String,
+    pub addr: MemberAddr,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TypeConfig;
+
+impl RaftTypeConfig for TypeConfig {
+    type D = SharedCommand;
+    type R = Applied;
+    type NodeId = NodeId;
+    type Node = PeerNode;
+    type Term = u64;
+    // The standard leader id: at most one leader a term, so that a log id is (term, index).
+    type LeaderId = LeaderId<u64, NodeId>;
+    type Vote = openraft::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<SharedCommand, NodeId, PeerNode>;
+    type Entry = alias::DefaultEntryOf<Self>;
+    type AsyncRuntime = openraft::TokioRuntime;
+    type Responder<T>
+        = openraft::impls::OneshotResponder<Self, T>
+    where
+        T: OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: OptionalSend + 'static;
+    type ErrorSource = openraft::AnyError;
+}
+
+pub type Raft = openraft::Raft<TypeConfig, crate::state_machine::StateMachineAdapter>;
+pub type Entry = alias::EntryOf<TypeConfig>;
+pub type EntryPayload = alias::PayloadOf<TypeConfig>;
+pub type RaftLogId = alias::LogIdOf<TypeConfig>;
+pub type RaftVote = alias::VoteOf<TypeConfig>;
+pub type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
+pub type Membership = openraft::Membership<NodeId, PeerNode>;
+pub type RaftSnapshot = alias::SnapshotOf<TypeConfig, storage::Snapshot>;
+pub type RaftSnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
+
+pub fn raft_log_id(id: storage::LogId) -> RaftLogId {
+    RaftLogId::new_term_index(id.term, id.index)
+}
+
+pub fn log_id(id: &RaftLogId) -> storage::LogId {
+    storage::LogId { term: **id.committed_leader_id(), index: id.index() }
+}
+
+pub fn raft_vote(vote: storage::Vote) -> RaftVote {
+    RaftVote { leader_id: LeaderId::new(vote.term, vote.node_id), committed: vote.committed }
+}
+
+pub fn vote(vote: &RaftVote) -> storage::Vote {
+    storage::Vote { term: vote.leader_id.term, node_id: vote.leader_id.voted_for, committed: vote.committed }
+}
+
+/// A membership as it is stored and sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireMembership {
+    /// One set of voters, or two during a joint change.
+    pub voters: Vec<BTreeSet<NodeId>>,
+    /// Voters and learners.
+    pub nodes: BTreeMap<NodeId, PeerNode>,
+}
+
+impl From<&Membership> for WireMembership {
+    fn from(m: &Membership) -> Self {
+        WireMembership {
+            voters: m.get_joint_config().clone(),
+            nodes: m.nodes().map(|(id, node)| (*id, node.clone())).collect(),
+        }
+    }
+}
+
+impl TryFrom<WireMembership> for Membership {
+    type Error = std::io::Error;
+
+    fn try_from(wire: WireMembership) -> Result<Self, Self::Error> {
+        Membership::new(wire.voters, wire.nodes)
+            .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()))
+    }
+}

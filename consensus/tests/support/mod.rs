@@ -1,0 +1,200 @@
+//! Whole clusters in one process: real consensus over in-memory stores, joined by pipes that a test
+//! can cut between any two nodes.
+#![allow(clippy::unwrap_used)]
+#![allow(dead_code)] // Each test file uses a part of it.
+
+pub mod pipes;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pipes::Pipes;
+use vaultdb_consensus::api::{Committed, JoinRequest, ProposeError};
+use vaultdb_consensus::identity::Identity;
+use vaultdb_consensus::{Consensus, ConsensusConfig, RaftOptions, Timing};
+use vaultdb_kv::{Command, Key, MemberAddr, ReadError, Role};
+
+/// How long a test waits for any one condition.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const TIMING: Timing =
+    Timing { heartbeat_interval_ms: 50, election_timeout_ms_min: 250, election_timeout_ms_max: 500 };
+
+pub struct Cluster {
+    pub pipes: Arc<Pipes>,
+    pub nodes: Vec<Consensus>,
+    pub snapshot_logs_since_last: u64,
+}
+
+pub fn deadline(ms: u64) -> Instant {
+    Instant::now() + Duration::from_millis(ms)
+}
+
+fn addr(name: &str) -> MemberAddr {
+    MemberAddr { raft: format!("{name}:1"), http: format!("{name}:2") }
+}
+
+pub fn set(key: &str, value: &str) -> Command {
+    let key = Key::new(key.to_owned()).unwrap();
+    Command::Set { pairs: vec![(key, value.to_owned().into())] }
+}
+
+/// Waits until `check` gives a value, at most [`PATIENCE`].
+pub async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = check() {
+            return value;
+        }
+        assert!(Instant::now() < end, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Cluster {
+    pub async fn start(count: usize) -> Cluster {
+        Self::start_with(count, 5_000).await
+    }
+
+    pub async fn start_with(count: usize, snapshot_logs_since_last: u64) -> Cluster {
+        // Off unless asked for: RUST_LOG=debug shows what every node does.
+        let _ = env_logger::builder().is_test(true).try_init();
+        let mut cluster = Cluster { pipes: Pipes::new(), nodes: Vec::new(), snapshot_logs_since_last };
+        let mut first = Identity::new("node0");
+        first.bootstrap();
+        cluster.launch(&first);
+        for i in 1..count {
+            cluster.join(&format!("node{i}")).await;
+        }
+        cluster.wait_voters(count).await;
+        cluster
+    }
+
+    /// Starts a node with a complete identity.
+    pub fn launch(&mut self, identity: &Identity) -> usize {
+        let me = identity.member(addr(&identity.name)).unwrap();
+        let config = ConsensusConfig {
+            data_dir: None,
+            bootstrap: identity.bootstrap,
+            listener: self.pipes.listen(&me.addr.raft),
+            dialler: self.pipes.dialler(&me.addr.raft),
+            me,
+            raft: RaftOptions {
+                timing: TIMING,
+                snapshot_logs_since_last: self.snapshot_logs_since_last,
+                snapshot_logs_to_keep: self.snapshot_logs_since_last / 2,
+                append_entries_max: 512,
+            },
+            store: Default::default(),
+            log: Default::default(),
+        };
+        self.nodes.push(Consensus::start(config).unwrap());
+        self.nodes.len() - 1
+    }
+
+    /// A new data directory asks the cluster in, and its node starts.
+    pub async fn join(&mut self, name: &str) -> usize {
+        let mut identity = Identity::new(name);
+        let request = JoinRequest {
+            name: name.to_owned(),
+            addr: addr(name),
+            instance: Some(identity.instance.clone()),
+        };
+        let reply = loop {
+            let asked = self.nodes.last().unwrap();
+            match asked.join(request.clone(), deadline(5_000)).await {
+                Ok(reply) => break reply,
+                // The one whose name it was is still thought to be alive.
+                Err(vaultdb_kv::AdminError::Conflict { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(100)).await
+                }
+                Err(e) => panic!("join of {name}: {e}"),
+            }
+        };
+        identity.cluster_id = Some(reply.cluster_id);
+        identity.node_id = Some(reply.id);
+        self.launch(&identity)
+    }
+
+    pub async fn wait_voters(&self, count: usize) {
+        eventually(&format!("{count} voters everywhere"), || {
+            let all = self.nodes.iter().all(|node| {
+                let members = node.status().members;
+                members.len() == count && members.iter().all(|m| m.role == Role::Voter)
+            });
+            all.then_some(())
+        })
+        .await;
+    }
+
+    /// The one among `of` that leads and that all of them know to lead.
+    pub async fn leader_among(&self, of: &[usize]) -> usize {
+        eventually("a leader that all know", || {
+            let leader = of.iter().copied().find(|i| self.nodes[*i].leadership().is_local)?;
+            let id = self.nodes[leader].status().node.id;
+            let known = of
+                .iter()
+                .all(|i| self.nodes[*i].leadership().leader.as_ref().is_some_and(|leader| leader.id == id));
+            known.then_some(leader)
+        })
+        .await
+    }
+
+    pub async fn leader(&self) -> usize {
+        self.leader_among(&(0..self.nodes.len()).collect::<Vec<_>>()).await
+    }
+
+    pub async fn put(&self, node: usize, key: &str, value: &str, ms: u64) -> Result<Committed, ProposeError> {
+        self.nodes[node].propose(vec![set(key, value)], deadline(ms)).await.pop().unwrap()
+    }
+
+    /// Writes through whoever leads among `of` until it is acknowledged.
+    pub async fn put_among(&self, of: &[usize], key: &str, value: &str) -> Committed {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let leader = self.leader_among(of).await;
+            match self.put(leader, key, value, 2_000).await {
+                Ok(committed) => return committed,
+                Err(e) => assert!(Instant::now() < end, "never acknowledged: {e}"),
+            }
+        }
+    }
+
+    pub async fn read(&self, node: usize, key: &str, ms: u64) -> Result<Option<String>, ReadError> {
+        self.nodes[node].read_barrier(deadline(ms)).await?;
+        Ok(self.read_stale(node, key))
+    }
+
+    pub fn read_stale(&self, node: usize, key: &str) -> Option<String> {
+        let key = Key::new(key.to_owned()).unwrap();
+        let found = self.nodes[node].store().get(&key).unwrap()?;
+        Some(String::from_utf8(found.value.to_vec()).unwrap())
+    }
+
+    /// Cuts every link between the two groups, in both directions.
+    pub fn cut(&self, left: &[usize], right: &[usize]) {
+        for l in left {
+            for r in right {
+                self.pipes.cut(&self.addr(*l), &self.addr(*r));
+            }
+        }
+    }
+
+    pub fn heal(&self) {
+        self.pipes.heal();
+    }
+
+    fn addr(&self, node: usize) -> String {
+        self.nodes[node].status().node.addr.raft
+    }
+
+    pub fn others(&self, than: &[usize]) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|i| !than.contains(i)).collect()
+    }
+
+    pub async fn stop(self) {
+        for node in &self.nodes {
+            node.shutdown().await;
+        }
+    }
+}

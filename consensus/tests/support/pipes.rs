@@ -1,0 +1,119 @@
+//! A network of pipes in memory. A cut ends the connections between two nodes and refuses new ones.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use futures::future::BoxFuture;
+use tokio::io::{duplex, split, DuplexStream};
+use tokio::sync::{mpsc, watch};
+use vaultdb_consensus::transport::{Accept, Connection, Dial};
+
+/// Bytes that a pipe holds before its writer waits.
+const PIPE_BYTES: usize = 1 << 20;
+
+type Edge = (String, String);
+
+#[derive(Default)]
+struct State {
+    listeners: HashMap<String, mpsc::UnboundedSender<DuplexStream>>,
+    cut: HashSet<Edge>,
+}
+
+pub struct Pipes {
+    state: Mutex<State>,
+    /// Counts changes of the cuts; each connection looks again when it changes.
+    changed: watch::Sender<u64>,
+}
+
+fn edge(a: &str, b: &str) -> Edge {
+    if a < b {
+        (a.to_owned(), b.to_owned())
+    } else {
+        (b.to_owned(), a.to_owned())
+    }
+}
+
+impl Pipes {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), changed: watch::channel(0).0 })
+    }
+
+    pub fn cut(&self, a: &str, b: &str) {
+        self.state.lock().unwrap().cut.insert(edge(a, b));
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub fn heal(&self) {
+        self.state.lock().unwrap().cut.clear();
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub fn listen(&self, addr: &str) -> Box<dyn Accept> {
+        let (tx, rx) = mpsc::unbounded_channel();
+        self.state.lock().unwrap().listeners.insert(addr.to_owned(), tx);
+        Box::new(Listener(rx))
+    }
+
+    pub fn dialler(self: &Arc<Self>, from: &str) -> Arc<dyn Dial> {
+        Arc::new(Dialler { pipes: self.clone(), from: from.to_owned() })
+    }
+
+    fn is_cut(&self, edge: &Edge) -> bool {
+        self.state.lock().unwrap().cut.contains(edge)
+    }
+}
+
+struct Dialler {
+    pipes: Arc<Pipes>,
+    from: String,
+}
+
+impl Dial for Dialler {
+    fn dial<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Connection>> {
+        Box::pin(async move {
+            let edge = edge(&self.from, addr);
+            if self.pipes.is_cut(&edge) {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "cut"));
+            }
+            let (near, near_end) = duplex(PIPE_BYTES);
+            let (far_end, far) = duplex(PIPE_BYTES);
+            {
+                let state = self.pipes.state.lock().unwrap();
+                let listener = state.listeners.get(addr).ok_or(io::ErrorKind::ConnectionRefused)?;
+                listener.send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+            }
+            tokio::spawn(carry(self.pipes.clone(), edge, near_end, far_end));
+            let (read, write) = split(near);
+            Ok(Connection { read: Box::new(read), write: Box::new(write) })
+        })
+    }
+}
+
+async fn carry(pipes: Arc<Pipes>, edge: Edge, mut near: DuplexStream, mut far: DuplexStream) {
+    let mut changed = pipes.changed.subscribe();
+    let copy = tokio::io::copy_bidirectional(&mut near, &mut far);
+    tokio::pin!(copy);
+    loop {
+        tokio::select! {
+            _ = &mut copy => return,
+            _ = changed.changed() => if pipes.is_cut(&edge) { return },
+        }
+    }
+}
+
+struct Listener(mpsc::UnboundedReceiver<DuplexStream>);
+
+impl Accept for Listener {
+    fn start(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Connection>> {
+        Box::pin(async move {
+            let stream = self.0.recv().await.ok_or(io::ErrorKind::NotConnected)?;
+            let (read, write) = split(stream);
+            Ok(Connection { read: Box::new(read), write: Box::new(write) })
+        })
+    }
+}

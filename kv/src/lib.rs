@@ -1,0 +1,22 @@
+//! The vocabulary of VaultDB: keys, values, commands, revisions, consistency levels, errors and what
+//! a caller may conclude from them, limits.
+//!
+//! Owns words and their rules. Must never do I/O, spawn a task or read a clock for a decision.
+
+pub mod command;
+pub mod consistency;
+pub mod error;
+pub mod key;
+pub mod limits;
+pub mod member;
+pub mod units;
+
+pub use command::{Applied, ApplyResult, Command};
+pub use consistency::Consistency;
+pub use error::{AdminError, BadInput, ReadError, WriteError};
+pub use key::{Key, Value, Versioned};
+pub use limits::Limits;
+pub use member::{Health, MemberAddr, NodeId, Role};
+
+/// A cluster-wide number that grows by one with each applied write and is the same on every node.
+pub type Revision = u64;

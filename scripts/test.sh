@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Every check and test that this machine can run; the last lines say what was
+# skipped and why.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/build-env.sh
+
+SKIPPED=()
+step() { printf '\n== %s\n' "$*"; }
+
+step "formatting"
+if cargo fmt --version >/dev/null 2>&1; then
+    cargo fmt --all --check
+else
+    SKIPPED+=("formatting (rustfmt is not installed)")
+fi
+
+step "lints"
+if cargo clippy --version >/dev/null 2>&1; then
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+else
+    SKIPPED+=("lints (clippy is not installed)")
+fi
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+step "tests"
+cargo test --workspace --locked
+
+step "containers"
+log="$(mktemp "${TMPDIR:-/tmp}/vaultdb-test.XXXXXX")"
+trap 'rm -f "$log"' EXIT
+scripts/compose-test.sh | tee "$log"
+reason="$(sed -n 's/^compose-test: skipped: //p' "$log")"
+if [ -n "$reason" ]; then SKIPPED+=("containers ($reason)"); fi
+
+echo
+if [ "${#SKIPPED[@]}" -gt 0 ]; then
+    list="$(printf '; %s' "${SKIPPED[@]}")"
+    echo "all passed; skipped: ${list:2}"
+else
+    echo "all passed; nothing was skipped"
+fi

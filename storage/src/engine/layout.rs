@@ -1,0 +1,114 @@
+//! How keys and values look inside the engine's one key space.
+//!
+//! ```text
+//! 0x00 'a'          applied log id and revision     written with every run
+//! 0x00 'm'          membership and its log id
+//! 0x00 'n'          highest node id ever allotted
+//! 0x00 'r' name     latest registration of a name
+//! 0x01 key          version byte, revision (u64, big endian), value
+//! ```
+//! Values under 0x00 are a version byte and a postcard encoding. One key space means one memtable, so
+//! that a flush can never persist the data without its applied id or the other way round.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use vaultdb_kv::{Revision, Versioned};
+
+use crate::error::StorageError;
+
+pub(crate) const APPLIED: &[u8] = &[0x00, b'a'];
+pub(crate) const MEMBERSHIP: &[u8] = &[0x00, b'm'];
+pub(crate) const LAST_NODE_ID: &[u8] = &[0x00, b'n'];
+pub(crate) const REGISTRATION: &[u8] = &[0x00, b'r'];
+
+const DATA: u8 = 0x01;
+const META_VERSION: u8 = 1;
+const VALUE_VERSION: u8 = 1;
+const VALUE_HEADER_BYTES: usize = 1 + 8;
+/// Keys up to this long get their prefix on the stack.
+const STACK_KEY_BYTES: usize = 128;
+
+/// Calls `then` with the engine's key of a user's key.
+pub(crate) fn with_data_key<T>(key: &[u8], then: impl FnOnce(&[u8]) -> T) -> T {
+    let len = key.len() + 1;
+    if len <= STACK_KEY_BYTES {
+        let mut buffer = [DATA; STACK_KEY_BYTES];
+        buffer[1..len].copy_from_slice(key);
+        then(&buffer[..len])
+    } else {
+        let mut buffer = Vec::with_capacity(len);
+        buffer.push(DATA);
+        buffer.extend_from_slice(key);
+        then(&buffer)
+    }
+}
+
+pub(crate) fn registration_key(name: &str) -> Vec<u8> {
+    [REGISTRATION, name.as_bytes()].concat()
+}
+
+/// Replaces the content of `out` with the encoding of a value.
+pub(crate) fn encode_value(revision: Revision, value: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.reserve(VALUE_HEADER_BYTES + value.len());
+    out.push(VALUE_VERSION);
+    out.extend_from_slice(&revision.to_be_bytes());
+    out.extend_from_slice(value);
+}
+
+pub(crate) fn decode_value(stored: &[u8]) -> Result<Versioned, StorageError> {
+    let (header, value) = stored
+        .split_at_checked(VALUE_HEADER_BYTES)
+        .ok_or_else(|| StorageError::corrupt("a stored value", format!("it has {} bytes", stored.len())))?;
+    if header[0] != VALUE_VERSION {
+        return Err(StorageError::corrupt("a stored value", format!("unknown format {}", header[0])));
+    }
+    let mut revision = [0; 8];
+    revision.copy_from_slice(&header[1..]);
+    Ok(Versioned { value: Bytes::copy_from_slice(value), revision: Revision::from_be_bytes(revision) })
+}
+
+pub(crate) fn encode_meta<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_extend(value, vec![META_VERSION]).expect("writing to a vector cannot fail")
+}
+
+pub(crate) fn decode_meta<T: DeserializeOwned>(what: &str, stored: &[u8]) -> Result<T, StorageError> {
+    match stored.split_first() {
+        Some((&META_VERSION, body)) => {
+            postcard::from_bytes(body).map_err(|error| StorageError::corrupt(what, error))
+        }
+        Some((version, _)) => Err(StorageError::corrupt(what, format!("unknown format {version}"))),
+        None => Err(StorageError::corrupt(what, "it is empty")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes on disk are pinned: a change of them would make old data unreadable.
+    #[test]
+    fn layout_is_pinned() {
+        let mut value = Vec::new();
+        encode_value(258, b"v", &mut value);
+        assert_eq!(value, [1, 0, 0, 0, 0, 0, 0, 1, 2, b'v']);
+        let decoded = decode_value(&value).expect("just encoded");
+        assert_eq!((decoded.revision, decoded.value.as_ref()), (258, b"v".as_ref()));
+        assert_eq!(encode_meta(&(Some(7u64), 1u64)), [1, 1, 7, 1]);
+        with_data_key(b"k", |key| assert_eq!(key, [1, b'k']));
+        with_data_key(&[b'k'; 300], |key| assert_eq!((key.len(), key[0], key[300]), (301, 1, b'k')));
+    }
+
+    /// A value that this version did not write is corrupt, not a guess.
+    #[test]
+    fn foreign_bytes_are_refused() {
+        for bad in [&[][..], &[1, 0, 0], &[2, 0, 0, 0, 0, 0, 0, 0, 1, b'v']] {
+            assert!(matches!(decode_value(bad), Err(StorageError::Corrupt { .. })), "{bad:?}");
+        }
+        for bad in [&[][..], &[9, 1], &[1]] {
+            let decoded: Result<(u64, u64), _> = decode_meta("it", bad);
+            assert!(matches!(decoded, Err(StorageError::Corrupt { .. })), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The engine under the state machine: RocksDB, or a map in memory, behind one trait.
+//!
+//! Invariant: `write` is atomic: after a crash all of one call is there, or nothing of it.
+
+pub(crate) mod generations;
+pub(crate) mod layout;
+pub(crate) mod memory;
+pub(crate) mod rocks;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use vaultdb_kv::{MemberAddr, NodeId, Revision, Value, Versioned};
+
+use crate::error::StorageError;
+use crate::state_machine::Lookup;
+use crate::types::{AppliedState, LogId};
+
+/// A node's latest registration under its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Registration {
+    pub(crate) id: NodeId,
+    pub(crate) instance: Option<String>,
+    pub(crate) addr: MemberAddr,
+}
+
+/// Everything in the state machine besides the keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    pub(crate) applied: AppliedState,
+    /// The highest id that was ever allotted; 0 before the first.
+    pub(crate) last_node_id: NodeId,
+    pub(crate) registrations: BTreeMap<String, Registration>,
+}
+
+/// One atomic write: the outcome of a run of entries.
+#[derive(Debug, Default)]
+pub(crate) struct Changes<'a> {
+    /// What each touched key holds at the end of the run; `None` when it was deleted.
+    pub(crate) data: HashMap<&'a [u8], Option<(Revision, &'a Value)>>,
+    pub(crate) log_id: LogId,
+    pub(crate) revision: Revision,
+    pub(crate) membership: Option<(LogId, Bytes)>,
+    pub(crate) registered: BTreeMap<&'a str, Registration>,
+    pub(crate) last_node_id: NodeId,
+}
+
+impl Meta {
+    /// What this becomes by a write of `changes`.
+    pub(crate) fn advance(&mut self, changes: &Changes<'_>) {
+        self.applied.log_id = Some(changes.log_id);
+        self.applied.revision = changes.revision;
+        if let Some(membership) = &changes.membership {
+            self.applied.membership = Some(membership.clone());
+        }
+        self.last_node_id = changes.last_node_id;
+        for (name, registration) in &changes.registered {
+            self.registrations.insert((*name).to_owned(), registration.clone());
+        }
+    }
+}
+
+/// Figures that may cost a look at the disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Gauge {
+    pub(crate) keys_estimate: u64,
+    pub(crate) disk_bytes: u64,
+    /// Flushes and compactions that failed since it was opened.
+    pub(crate) background_errors: u64,
+}
+
+pub(crate) trait Engine: Send + Sync {
+    fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StorageError>;
+    /// Never reads the disk.
+    fn try_get(&self, key: &[u8]) -> Result<Lookup, StorageError>;
+    fn contains(&self, key: &[u8]) -> Result<bool, StorageError>;
+    fn write(&self, changes: &Changes<'_>) -> Result<(), StorageError>;
+    fn load_meta(&self) -> Result<Meta, StorageError>;
+    /// Returns once everything written is durable.
+    fn flush(&self) -> Result<(), StorageError>;
+    fn gauge(&self) -> Result<Gauge, StorageError>;
+}
+
+/// The engine in use. Cloning shares it.
+#[derive(Clone)]
+pub(crate) enum EngineHandle {
+    Rocks(Arc<rocks::RocksEngine>),
+    Memory(Arc<memory::MemoryEngine>),
+}
+
+impl std::ops::Deref for EngineHandle {
+    type Target = dyn Engine;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            EngineHandle::Rocks(engine) => engine.as_ref(),
+            EngineHandle::Memory(engine) => engine.as_ref(),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! RocksDB as the engine.
+//!
+//! Its own write-ahead log is off: the Raft log is the write-ahead log, and what was not flushed is
+//! applied again after a crash.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{
+    properties, BlockBasedOptions, Cache, DBCompressionType, Direction, ErrorKind, FlushOptions,
+    IteratorMode, LogLevel, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions, DB,
+};
+use vaultdb_kv::{Revision, Versioned};
+
+use super::{layout, Changes, Engine, Gauge, Meta};
+use crate::durable_fs::{self, OwnedDir};
+use crate::error::StorageError;
+use crate::options::StoreOptions;
+use crate::state_machine::Lookup;
+use crate::types::LogId;
+
+const BLOCK_BYTES: usize = 8 << 10;
+/// About one false positive in a hundred lookups of an absent key.
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+/// Room below the 1024 open files that many systems allow a process.
+const OPEN_FILES_MAX: i32 = 512;
+const MEMTABLES_MAX: i32 = 3;
+/// RocksDB's own diary, for post-mortems.
+const DIARY_FILES_MAX: usize = 2;
+const DIARY_BYTES_MAX: usize = 4 << 20;
+const BYTES_PER_SYNC: u64 = 1 << 20;
+
+/// What each generation of the data is opened with; the block cache is shared by them.
+#[derive(Clone)]
+pub(crate) struct RocksSettings {
+    block_cache: Cache,
+    write_buffer_bytes: usize,
+    background_jobs: i32,
+}
+
+impl RocksSettings {
+    pub(crate) fn new(options: &StoreOptions) -> Self {
+        Self {
+            block_cache: Cache::new_lru_cache(options.block_cache_bytes),
+            write_buffer_bytes: options.write_buffer_bytes,
+            background_jobs: options.background_jobs,
+        }
+    }
+
+    fn options(&self) -> Options {
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&self.block_cache);
+        table.set_block_size(BLOCK_BYTES);
+        table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+        // Bounds memory by the block cache alone.
+        table.set_cache_index_and_filter_blocks(true);
+        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&table);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_write_buffer_size(self.write_buffer_bytes);
+        options.set_max_write_buffer_number(MEMTABLES_MAX);
+        options.set_level_compaction_dynamic_level_bytes(true);
+        options.set_max_background_jobs(self.background_jobs);
+        options.set_max_open_files(OPEN_FILES_MAX);
+        options.set_bytes_per_sync(BYTES_PER_SYNC);
+        options.set_paranoid_checks(true);
+        options.set_log_level(LogLevel::Warn);
+        options.set_keep_log_file_num(DIARY_FILES_MAX);
+        options.set_max_log_file_size(DIARY_BYTES_MAX);
+        options
+    }
+}
+
+pub(crate) struct RocksEngine {
+    // Before `dir`: fields are dropped in this order, and the database must be closed before its
+    // directory is removed.
+    db: DB,
+    dir: OwnedDir,
+    write_options: WriteOptions,
+    memory_only: ReadOptions,
+    /// Writes since it was opened, and those of them under 0x00: tells keys from overhead in estimates.
+    writes: AtomicU64,
+    meta_writes: AtomicU64,
+}
+
+impl RocksEngine {
+    /// Makes an empty database in `dir`, which must not hold one.
+    pub(crate) fn create(settings: &RocksSettings, dir: &Path) -> Result<Self, StorageError> {
+        let mut options = settings.options();
+        options.create_if_missing(true);
+        options.set_error_if_exists(true);
+        let engine = Self::new(&options, dir)?;
+        for name in durable_fs::names(dir)? {
+            durable_fs::sync(&dir.join(name))?;
+        }
+        durable_fs::sync(dir)?;
+        Ok(engine)
+    }
+
+    /// Opens the database in `dir`, which must exist.
+    pub(crate) fn open(settings: &RocksSettings, dir: &Path) -> Result<Self, StorageError> {
+        Self::new(&settings.options(), dir)
+    }
+
+    fn new(options: &Options, dir: &Path) -> Result<Self, StorageError> {
+        let db = DB::open(options, dir)?;
+        let mut write_options = WriteOptions::default();
+        write_options.disable_wal(true);
+        let mut memory_only = ReadOptions::default();
+        memory_only.set_read_tier(ReadTier::BlockCache);
+        Ok(Self {
+            db,
+            dir: OwnedDir::new(dir.to_path_buf(), true),
+            write_options,
+            memory_only,
+            writes: AtomicU64::new(0),
+            meta_writes: AtomicU64::new(0),
+        })
+    }
+
+    /// Reads the meta of a database that nobody has open, without changing it.
+    pub(crate) fn read_meta_at(settings: &RocksSettings, dir: &Path) -> Result<Meta, StorageError> {
+        let before = durable_fs::names(dir)?;
+        let mut options = settings.options();
+        options.set_skip_stats_update_on_db_open(true);
+        let db = DB::open_for_read_only(&options, dir, false)?;
+        let meta = load_meta(&db);
+        drop(db);
+        // RocksDB begins a diary even here; it is no part of the data.
+        for name in durable_fs::names(dir)?.iter().filter(|name| !before.contains(name)) {
+            durable_fs::remove_leftover(&dir.join(name));
+        }
+        meta
+    }
+
+    /// Puts a copy of the whole database into `target`, which must not exist: hard links where files
+    /// never change. Flushes first, so that the copy holds everything written before the call, and what
+    /// it holds is durable in this database, too.
+    pub(crate) fn checkpoint(&self, target: &Path) -> Result<(), StorageError> {
+        self.flush()?;
+        Checkpoint::new(&self.db)?.create_checkpoint(target)?;
+        Ok(())
+    }
+
+    /// Has its directory removed once its last user is gone.
+    pub(crate) fn retire(&self) {
+        self.dir.set_keep(false);
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.dir.path()
+    }
+
+    fn property(&self, name: &properties::PropName) -> Result<u64, StorageError> {
+        Ok(self.db.property_int_value(name)?.unwrap_or(0))
+    }
+
+    /// RocksDB counts each write of a key in a memtable, so the applied id, which is written with every
+    /// run, would drown the keys: taken out by its share of the writes.
+    fn keys_estimate(&self) -> Result<u64, StorageError> {
+        let in_memtables = self.property(properties::NUM_ENTRIES_ACTIVE_MEM_TABLE)?
+            + self.property(properties::NUM_ENTRIES_IMM_MEM_TABLES)?;
+        let writes = self.writes.load(Ordering::Relaxed).max(1);
+        let meta_writes = self.meta_writes.load(Ordering::Relaxed);
+        let overhead = (u128::from(in_memtables) * u128::from(meta_writes)).div_ceil(u128::from(writes));
+        let estimate = self.property(properties::ESTIMATE_NUM_KEYS)?;
+        Ok(estimate.saturating_sub(u64::try_from(overhead).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Engine for RocksEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StorageError> {
+        let found = layout::with_data_key(key, |key| self.db.get_pinned(key))?;
+        found.map(|stored| layout::decode_value(&stored)).transpose()
+    }
+
+    fn try_get(&self, key: &[u8]) -> Result<Lookup, StorageError> {
+        match layout::with_data_key(key, |key| self.db.get_pinned_opt(key, &self.memory_only)) {
+            Ok(found) => Ok(Lookup::Ready(found.map(|stored| layout::decode_value(&stored)).transpose()?)),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(Lookup::NeedsDisk),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn contains(&self, key: &[u8]) -> Result<bool, StorageError> {
+        Ok(layout::with_data_key(key, |key| self.db.get_pinned(key))?.is_some())
+    }
+
+    fn write(&self, changes: &Changes<'_>) -> Result<(), StorageError> {
+        let mut batch = WriteBatch::default();
+        let mut stored = Vec::new();
+        for (key, change) in &changes.data {
+            match change {
+                Some((revision, value)) => {
+                    layout::encode_value(*revision, value, &mut stored);
+                    layout::with_data_key(key, |key| batch.put(key, &stored));
+                }
+                None => layout::with_data_key(key, |key| batch.delete(key)),
+            }
+        }
+        let data_writes = batch.len();
+        batch.put(layout::APPLIED, layout::encode_meta(&(Some(changes.log_id), changes.revision)));
+        if let Some(membership) = &changes.membership {
+            batch.put(layout::MEMBERSHIP, layout::encode_meta(membership));
+        }
+        for (name, registration) in &changes.registered {
+            batch.put(layout::registration_key(name), layout::encode_meta(registration));
+            batch.put(layout::LAST_NODE_ID, layout::encode_meta(&changes.last_node_id));
+        }
+        let writes = batch.len();
+        self.db.write_opt(batch, &self.write_options)?;
+        self.writes.fetch_add(writes as u64, Ordering::Relaxed);
+        self.meta_writes.fetch_add((writes - data_writes) as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn load_meta(&self) -> Result<Meta, StorageError> {
+        load_meta(&self.db)
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        Ok(self.db.flush_opt(&options)?)
+    }
+
+    fn gauge(&self) -> Result<Gauge, StorageError> {
+        let dir = self.dir();
+        // A file that a compaction has just removed counts for nothing.
+        let size = |name: &String| std::fs::metadata(dir.join(name)).map_or(0, |file| file.len());
+        Ok(Gauge {
+            keys_estimate: self.keys_estimate()?,
+            disk_bytes: durable_fs::names(&dir)?.iter().map(size).sum(),
+            background_errors: self.property(properties::BACKGROUND_ERRORS)?,
+        })
+    }
+}
+
+fn load_meta(db: &DB) -> Result<Meta, StorageError> {
+    let mut meta = Meta::default();
+    if let Some(stored) = db.get_pinned(layout::APPLIED)? {
+        let (log_id, revision): (Option<LogId>, Revision) =
+            layout::decode_meta("the applied log id", &stored)?;
+        meta.applied.log_id = log_id;
+        meta.applied.revision = revision;
+    }
+    if let Some(stored) = db.get_pinned(layout::MEMBERSHIP)? {
+        meta.applied.membership = Some(layout::decode_meta("the membership", &stored)?);
+    }
+    if let Some(stored) = db.get_pinned(layout::LAST_NODE_ID)? {
+        meta.last_node_id = layout::decode_meta("the node-id counter", &stored)?;
+    }
+    for item in db.iterator(IteratorMode::From(layout::REGISTRATION, Direction::Forward)) {
+        let (key, stored) = item?;
+        let Some(name) = key.strip_prefix(layout::REGISTRATION) else { break };
+        let name = std::str::from_utf8(name)
+            .map_err(|error| StorageError::corrupt("the name of a registration", error))?;
+        meta.registrations.insert(name.to_owned(), layout::decode_meta("a registration", &stored)?);
+    }
+    Ok(meta)
+}

@@ -1,0 +1,29 @@
+//! What a node keeps: the state machine on RocksDB with its LRU cache, snapshots, and the Raft log.
+//!
+//! Knows nothing of openraft or actix. Invariant: the data and the id of the last applied log entry
+//! change in one atomic write, so what is read back after a crash is always a prefix of the log.
+
+mod cache;
+mod disk_log;
+mod durable_fs;
+mod engine;
+mod error;
+mod gauges;
+pub mod log;
+mod log_rules;
+mod mem_log;
+mod options;
+mod run;
+mod snapshot;
+mod state_machine;
+mod stats;
+pub mod types;
+
+pub use disk_log::DiskLog;
+pub use error::StorageError;
+pub use mem_log::MemLog;
+pub use options::{LogOptions, StoreOptions};
+pub use snapshot::{Snapshot, SnapshotFile, SnapshotMeta, SnapshotReceiver};
+pub use state_machine::{Lookup, StateMachine};
+pub use stats::{CacheStats, StoreStats};
+pub use types::{AppliedState, LogId, Op, Vote};

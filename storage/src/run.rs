@@ -1,0 +1,222 @@
+//! What a run of entries does to the state, worked out before anything is written.
+//!
+//! Deterministic: depends on the state and the entries only, so that every node gives the same answers.
+
+use std::collections::hash_map::Entry;
+
+use vaultdb_kv::{Applied, ApplyResult, Command, Key, MemberAddr, NodeId, Revision, Value};
+
+use crate::engine::{Changes, Meta, Registration};
+use crate::error::StorageError;
+use crate::types::{LogId, Op};
+
+/// Works out `run`, one answer an entry. `stored` tells whether a key is in the state before the run.
+///
+/// # Errors
+/// [`StorageError::OutOfOrder`] if an entry does not follow the one before, and what `stored` fails with.
+pub(crate) fn evaluate<'a>(
+    meta: &Meta,
+    run: &'a [(LogId, Op)],
+    stored: impl Fn(&[u8]) -> Result<bool, StorageError>,
+) -> Result<(Changes<'a>, Vec<Applied>), StorageError> {
+    let mut changes =
+        Changes { revision: meta.applied.revision, last_node_id: meta.last_node_id, ..Changes::default() };
+    let mut answers = Vec::with_capacity(run.len());
+    let mut previous = meta.applied.log_id;
+    for (log_id, op) in run {
+        if previous.is_some_and(|previous| log_id.index <= previous.index || log_id.term < previous.term) {
+            return Err(StorageError::OutOfOrder { applied: previous, got: *log_id });
+        }
+        previous = Some(*log_id);
+        changes.log_id = *log_id;
+        let result = match op {
+            Op::Blank => ApplyResult::None,
+            Op::Membership(membership) => {
+                changes.membership = Some((*log_id, membership.clone()));
+                ApplyResult::None
+            }
+            Op::Command(Command::Set { pairs }) => set(&mut changes, pairs),
+            Op::Command(Command::Delete { key }) => delete(&mut changes, key, &stored)?,
+            Op::Command(Command::RegisterNode { name, instance, addr }) => {
+                ApplyResult::NodeRegistered { id: register(&mut changes, meta, name, instance, addr) }
+            }
+        };
+        answers.push(Applied { revision: changes.revision, result });
+    }
+    Ok((changes, answers))
+}
+
+fn set<'a>(changes: &mut Changes<'a>, pairs: &'a [(Key, Value)]) -> ApplyResult {
+    changes.revision += 1;
+    let revision: Revision = changes.revision;
+    for (key, value) in pairs {
+        changes.data.insert(key.as_bytes(), Some((revision, value)));
+    }
+    ApplyResult::Set
+}
+
+fn delete<'a>(
+    changes: &mut Changes<'a>,
+    key: &'a Key,
+    stored: impl Fn(&[u8]) -> Result<bool, StorageError>,
+) -> Result<ApplyResult, StorageError> {
+    let existed = match changes.data.entry(key.as_bytes()) {
+        // Touched earlier in this run.
+        Entry::Occupied(mut touched) => touched.insert(None).is_some(),
+        Entry::Vacant(untouched) => {
+            let existed = stored(key.as_bytes())?;
+            untouched.insert(None);
+            existed
+        }
+    };
+    changes.revision += 1;
+    Ok(ApplyResult::Deleted { existed })
+}
+
+/// A request that repeats an earlier one is given the same id; a node that lost its disk, which has a
+/// new instance, the next one. Ids are never reused.
+fn register<'a>(
+    changes: &mut Changes<'a>,
+    meta: &Meta,
+    name: &'a str,
+    instance: &Option<String>,
+    addr: &MemberAddr,
+) -> NodeId {
+    let latest = changes.registered.get(name).or_else(|| meta.registrations.get(name));
+    let same_node = latest.is_some_and(|latest| match (&latest.instance, instance) {
+        (Some(known), Some(asking)) => known == asking,
+        // Typed by hand on one side or both: the address is all there is to go by.
+        (None, _) | (_, None) => same_address(&latest.addr, addr),
+    });
+    let registration = match latest.filter(|_| same_node) {
+        Some(latest) => Registration {
+            id: latest.id,
+            instance: instance.clone().or_else(|| latest.instance.clone()),
+            addr: MemberAddr {
+                raft: addr.raft.clone(),
+                http: if addr.http.is_empty() { latest.addr.http.clone() } else { addr.http.clone() },
+            },
+        },
+        None => {
+            changes.last_node_id += 1;
+            Registration { id: changes.last_node_id, instance: instance.clone(), addr: addr.clone() }
+        }
+    };
+    let id = registration.id;
+    changes.registered.insert(name, registration);
+    id
+}
+
+/// The HTTP address may be left out of a request typed by hand.
+fn same_address(a: &MemberAddr, b: &MemberAddr) -> bool {
+    a.raft == b.raft && (a.http == b.http || a.http.is_empty() || b.http.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(raft: &str, http: &str) -> MemberAddr {
+        MemberAddr { raft: raft.into(), http: http.into() }
+    }
+
+    fn ids(requests: &[(&str, Option<&str>, MemberAddr)], runs_of: usize) -> (Vec<NodeId>, Meta) {
+        let mut meta = Meta::default();
+        let mut ids = Vec::new();
+        let ops: Vec<(LogId, Op)> = requests
+            .iter()
+            .zip(1..)
+            .map(|((name, instance, addr), index)| {
+                let command = Command::RegisterNode {
+                    name: (*name).into(),
+                    instance: instance.map(Into::into),
+                    addr: addr.clone(),
+                };
+                (LogId { term: 1, index }, Op::Command(command))
+            })
+            .collect();
+        for run in ops.chunks(runs_of) {
+            let (changes, answers) = evaluate(&meta, run, |_| Ok(false)).expect("in order");
+            meta.advance(&changes);
+            ids.extend(answers.into_iter().map(|answer| match answer.result {
+                ApplyResult::NodeRegistered { id } => id,
+                other => panic!("not a registration: {other:?}"),
+            }));
+        }
+        (ids, meta)
+    }
+
+    /// Repeats are harmless, a lost disk gets a new id, no id is used twice, and it makes no
+    /// difference how the entries are cut into runs.
+    #[test]
+    fn registration_rules() {
+        let (a, b) = (addr("a:1", "a:2"), addr("b:1", "b:2"));
+        let requests = [
+            ("n", Some("x"), a.clone()),  // first: 1
+            ("n", Some("x"), a.clone()),  // repeated: 1
+            ("n", Some("x"), b.clone()),  // moved to another address: 1
+            ("n", None, b.clone()),       // by hand for the same address: 1
+            ("n", None, addr("b:1", "")), // by hand without the HTTP address: 1
+            ("n", Some("y"), b.clone()),  // disk lost: 2
+            ("n", Some("x"), b.clone()),  // the old instance is another node by now: 3
+            ("m", None, a.clone()),       // another name by hand: 4
+            ("m", None, a.clone()),       // repeated: 4
+            ("m", Some("z"), a.clone()),  // the node itself comes: adopts 4
+            ("m", Some("w"), a.clone()),  // and then lost its disk: 5
+            ("m", None, b.clone()),       // by hand for another address: 6
+            ("m", Some("w"), a.clone()),  // latest has another address: 7
+        ];
+        let expected = [1, 1, 1, 1, 1, 2, 3, 4, 4, 4, 5, 6, 7];
+        for runs_of in [1, 2, 5, requests.len()] {
+            let (ids, meta) = ids(&requests, runs_of);
+            assert_eq!(ids, expected, "runs of {runs_of}");
+            assert_eq!(meta.last_node_id, 7);
+            let n = &meta.registrations["n"];
+            assert_eq!((n.id, n.instance.as_deref(), &n.addr), (3, Some("x"), &b));
+        }
+    }
+
+    /// An HTTP address once told is not forgotten because a later request left it out.
+    #[test]
+    fn http_address_is_kept() {
+        let (ids, meta) = ids(&[("n", Some("x"), addr("a:1", "a:2")), ("n", None, addr("a:1", ""))], 1);
+        assert_eq!(ids, [1, 1]);
+        let n = &meta.registrations["n"];
+        assert_eq!((n.instance.as_deref(), &n.addr), (Some("x"), &addr("a:1", "a:2")));
+    }
+
+    /// A delete sees what earlier entries of its own run did.
+    #[test]
+    fn delete_sees_its_own_run() {
+        let key = |name: &'static str| Key::new(name).expect("short");
+        let set = |name| Op::Command(Command::Set { pairs: vec![(key(name), Value::new())] });
+        let delete = |name| Op::Command(Command::Delete { key: key(name) });
+        let ops = [delete("a"), set("a"), delete("a"), delete("a"), delete("stored"), delete("stored")];
+        let run: Vec<(LogId, Op)> =
+            ops.into_iter().zip(1..).map(|(op, index)| (LogId { term: 1, index }, op)).collect();
+        let (changes, answers) = evaluate(&Meta::default(), &run, |k| Ok(k == b"stored")).expect("in order");
+        let existed: Vec<Option<bool>> = answers
+            .iter()
+            .map(|answer| match answer.result {
+                ApplyResult::Deleted { existed } => Some(existed),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(existed, [Some(false), None, Some(true), Some(false), Some(true), Some(false)]);
+        assert_eq!(changes.revision, 6, "a delete of an absent key counts, too");
+        assert!(changes.data.values().all(Option::is_none));
+    }
+
+    /// An entry is never applied twice.
+    #[test]
+    fn order_is_enforced() {
+        let at = |term, index| (LogId { term, index }, Op::Blank);
+        let mut meta = Meta::default();
+        meta.applied.log_id = Some(LogId { term: 2, index: 5 });
+        for bad in [vec![at(2, 5)], vec![at(2, 4)], vec![at(1, 6)], vec![at(2, 6), at(2, 6)]] {
+            let result = evaluate(&meta, &bad, |_| Ok(false));
+            assert!(matches!(result, Err(StorageError::OutOfOrder { .. })), "{bad:?}");
+        }
+        assert!(evaluate(&meta, &[at(2, 6), at(3, 7)], |_| Ok(false)).is_ok());
+    }
+}

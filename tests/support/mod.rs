@@ -1,0 +1,26 @@
+//! Whole nodes as processes: the harness under every test of this folder.
+//!
+//! Starts the real binary on real loopback ports, speaks HTTP to it over plain sockets, and kills only
+//! what it started. Every wait is on a condition with a named limit.
+
+// Each test binary compiles this module and uses a part of it.
+#![allow(dead_code, unused_imports, clippy::unwrap_used)]
+
+pub mod cluster;
+pub mod contract;
+pub mod http;
+pub mod links;
+pub mod load;
+pub mod node;
+pub mod ports;
+pub mod status;
+pub mod wait;
+pub mod walk;
+
+pub use cluster::{Cluster, Plan};
+pub use http::{Client, Failure, Request, Response};
+pub use links::Links;
+pub use load::{History, Load, LoadPlan, Outcome};
+pub use node::{vaultdb, Node, Stopped};
+pub use status::Status;
+pub use wait::{eventually, eventually_ok, skip};

@@ -1,0 +1,57 @@
+//! What the routes need of the node behind them, and nothing more.
+//!
+//! A trait with `impl Future` answers: the routes are generic over it, so a call costs what the actors'
+//! own method costs, and tests stand a fake in its place.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use vaultdb_kv::{AdminError, Applied, Command, Consistency, Key, ReadError, Revision, WriteError};
+
+use crate::model::{CheckResult, JoinReply, JoinRequest, Leadership, NodeStatus, ReadAnswer};
+
+/// One web worker's door to the node. Made on that worker's thread and never leaves it.
+///
+/// Every wait ends at its deadline. A future may be dropped at any point, when a client goes away.
+pub trait Backend: 'static {
+    /// Replicates one command; answers once it is applied.
+    fn submit(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Applied, WriteError>>;
+
+    fn read(
+        &self,
+        key: Key,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<ReadAnswer, ReadError>>;
+
+    /// The node's view of itself and its cluster, from memory: answered without a quorum too.
+    fn status(&self) -> impl Future<Output = NodeStatus>;
+
+    /// Every check of `livez` and `readyz`.
+    fn health(&self) -> impl Future<Output = Vec<CheckResult>>;
+
+    /// Adds a member. Idempotent.
+    fn join(
+        &self,
+        request: JoinRequest,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<JoinReply, AdminError>>;
+
+    /// Moves leadership to the named member, or to one of the node's choice; answers its name.
+    fn transfer_leader(
+        &self,
+        to: Option<String>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<String, AdminError>>;
+
+    /// Who leads, as this node sees it. Asked for each answer, so it must be cheap.
+    fn leadership(&self) -> Arc<Leadership>;
+
+    /// Revision of the local store. Asked for each answer that reflects no particular one.
+    fn revision(&self) -> Revision;
+}

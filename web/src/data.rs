@@ -1,0 +1,238 @@
+//! Routes that read and write keys: `/key`, `/key/{key}`, `/v1/kv/{key}`.
+
+use std::time::{Duration, Instant};
+
+use actix_web::dev::Payload;
+use actix_web::http::header::HeaderValue;
+use actix_web::http::StatusCode;
+use bytes::Bytes;
+use tokio::time::{sleep_until, Instant as TimerInstant};
+use vaultdb_kv::limits::{BATCH_BYTES_MAX, KEY_BYTES_MAX};
+use vaultdb_kv::{
+    Applied, ApplyResult, Command, Consistency, Key, ReadError, Revision, Versioned, WriteError,
+};
+
+use crate::admission::Permit;
+use crate::app::{by_deadline, Call, Worker};
+use crate::backend::Backend;
+use crate::body::{read_body, BodyLimit};
+use crate::json;
+use crate::key_path::{echo, key_from_path, text_key_from_path};
+use crate::params::{refuse_conditions, Params};
+use crate::problem::{Code, Problem};
+use crate::reply::{Media, Reply};
+
+/// How many bytes of JSON one byte of a key or value may take: a two-byte letter that a client writes
+/// as `\u00e9`. Control characters may take twice that; a batch at the limit made of them is refused.
+const JSON_ESCAPE_FACTOR: usize = 3;
+/// Room for braces, quotes, commas and white space around the pairs, in bytes.
+const JSON_FRAME_BYTES: usize = 64 * 1024;
+/// How often a redirected write looks for the end of an election.
+const LEADER_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How a write goes on after its preamble.
+enum Start {
+    Here(Permit, Instant),
+    Redirect(Reply),
+}
+
+/// A read before it is answered.
+struct Read {
+    consistency: Consistency,
+    revision: Revision,
+    found: Versioned,
+}
+
+impl<B: Backend> Worker<B> {
+    /// `POST /key`: all pairs in one atomic write.
+    pub(crate) async fn set_pairs(&self, call: Call<'_>, payload: Payload) -> Result<Reply, Problem> {
+        let (permit, deadline) = match self.start_write(&call).await? {
+            Start::Here(permit, deadline) => (permit, deadline),
+            Start::Redirect(reply) => return Ok(reply),
+        };
+        let limits = self.shared.options.limits;
+        let payload_bytes_max = BATCH_BYTES_MAX.max(KEY_BYTES_MAX + limits.value_bytes_max);
+        let limit = BodyLimit {
+            bytes_max: payload_bytes_max * JSON_ESCAPE_FACTOR + JSON_FRAME_BYTES,
+            code: Code::BatchTooLarge,
+            noun: "the JSON of the write",
+        };
+        let body = read_body(call.http.headers(), payload, limit, &permit, deadline).await?;
+        let command = json::parse_pairs(&body, &limits)?;
+        drop(body);
+        let applied = self.submit(command, deadline).await?;
+        Ok(revision_reply(applied.revision))
+    }
+
+    /// `PUT /v1/kv/{key}`: the body is the value.
+    pub(crate) async fn put_raw(&self, call: Call<'_>, payload: Payload) -> Result<Reply, Problem> {
+        let (permit, deadline) = match self.start_write(&call).await? {
+            Start::Here(permit, deadline) => (permit, deadline),
+            Start::Redirect(reply) => return Ok(reply),
+        };
+        let key = key_from_path(call.raw_key)?;
+        let limit = BodyLimit {
+            bytes_max: self.shared.options.limits.value_bytes_max,
+            code: Code::ValueTooLarge,
+            noun: "the value",
+        };
+        let mut value = read_body(call.http.headers(), payload, limit, &permit, deadline).await?;
+        value.shrink_to_fit();
+        let command = Command::Set { pairs: vec![(key, value.into())] };
+        let applied = self.submit(command, deadline).await?;
+        Ok(revision_reply(applied.revision))
+    }
+
+    /// `DELETE /key/{key}` and `DELETE /v1/kv/{key}`.
+    pub(crate) async fn delete(&self, call: Call<'_>, text_only: bool) -> Result<Reply, Problem> {
+        let (_permit, deadline) = match self.start_write(&call).await? {
+            Start::Here(permit, deadline) => (permit, deadline),
+            Start::Redirect(reply) => return Ok(reply),
+        };
+        let key = if text_only { text_key_from_path(call.raw_key)? } else { key_from_path(call.raw_key)? };
+        let Applied { revision, result } = self.submit(Command::Delete { key }, deadline).await?;
+        let deleted = match result {
+            ApplyResult::Deleted { existed } => existed,
+            ApplyResult::None | ApplyResult::Set | ApplyResult::NodeRegistered { .. } => {
+                let reason = "the answer belongs to another kind of command";
+                return Err(WriteError::unknown(reason).into());
+            }
+        };
+        Ok(Reply::json(format!("{{\"deleted\":{deleted},\"revision\":{revision}}}")).at(revision))
+    }
+
+    /// `GET /v1/kv/{key}`: the value's bytes.
+    pub(crate) async fn get_raw(&self, call: Call<'_>) -> Result<Reply, Problem> {
+        let read = self.read(&call, key_from_path).await?.1;
+        let value = read.found.value.clone();
+        Ok(read.reply(Media::Raw, value))
+    }
+
+    /// `GET /key/{key}`: `{"key":"value"}`.
+    pub(crate) async fn get_json(&self, call: Call<'_>) -> Result<Reply, Problem> {
+        let (key, read) = self.read(&call, text_key_from_path).await?;
+        match pair_json(key.as_bytes(), &read.found.value) {
+            Some(body) => Ok(read.reply(Media::Json, body.into())),
+            None => {
+                let detail = format!(
+                    "the value of {} is not UTF-8: JSON cannot hold it, use /v1/kv/{{key}}",
+                    echo(key.as_bytes())
+                );
+                let problem = Problem::new(Code::NotText, detail).of_read(read.consistency);
+                Err(Problem { revision: Some(read.revision), ..problem })
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        call: &Call<'_>,
+        key_of: fn(&str) -> Result<Key, Problem>,
+    ) -> Result<(Key, Read), Problem> {
+        let _permit = self.shared.admission.admit()?;
+        let params = call.params()?;
+        let consistency = params.consistency.unwrap_or(self.shared.options.read_consistency);
+        let key = key_of(call.raw_key).map_err(|problem| problem.of_read(consistency))?;
+        let deadline = call.deadline(&params, self.shared.options.request_timeout);
+        let answer = self.read_by(key.clone(), consistency, deadline).await;
+        let answer = answer.map_err(|error| Problem::from(error).of_read(consistency))?;
+        let revision = answer.revision;
+        match answer.found {
+            Some(found) => Ok((key, Read { consistency, revision, found })),
+            None => {
+                let detail = format!("the key {} is absent", echo(key.as_bytes()));
+                let problem = Problem::new(Code::KeyNotFound, detail).of_read(consistency);
+                Err(Problem { revision: Some(revision), ..problem })
+            }
+        }
+    }
+
+    pub(crate) async fn read_by(
+        &self,
+        key: Key,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Result<crate::model::ReadAnswer, ReadError> {
+        let answer = by_deadline(deadline, self.backend.read(key, consistency, deadline)).await;
+        answer.unwrap_or(Err(match consistency {
+            Consistency::Linearizable => ReadError::NoLeader,
+            // It needs nobody else, so its own store did not answer.
+            Consistency::Stale => ReadError::Unavailable,
+        }))
+    }
+
+    async fn submit(&self, command: Command, deadline: Instant) -> Result<Applied, Problem> {
+        let answer = by_deadline(deadline, self.backend.submit(command, deadline)).await;
+        let silent = || Err(WriteError::unknown("no answer within the request's timeout"));
+        answer.unwrap_or_else(silent).map_err(Problem::from)
+    }
+
+    /// What every write begins with: admission, parameters, and where to do it.
+    async fn start_write(&self, call: &Call<'_>) -> Result<Start, Problem> {
+        let permit = self.shared.admission.admit()?;
+        let params: Params = call.params()?;
+        refuse_conditions(call.http.headers())?;
+        let deadline = call.deadline(&params, self.shared.options.request_timeout);
+        if params.redirect == Some(true) {
+            if let Some(reply) = self.redirect(call, deadline).await? {
+                return Ok(Start::Redirect(reply));
+            }
+        }
+        Ok(Start::Here(permit, deadline))
+    }
+
+    /// The way to the leader, or `None` when the write is to be done here: this node leads, or the
+    /// leader told no HTTP address, and then forwarding still serves the client.
+    async fn redirect(&self, call: &Call<'_>, deadline: Instant) -> Result<Option<Reply>, Problem> {
+        let leadership = loop {
+            let leadership = self.backend.leadership();
+            if leadership.is_local || leadership.leader.is_some() {
+                break leadership;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(WriteError::NoLeader.into());
+            }
+            sleep_until(TimerInstant::from(deadline.min(now + LEADER_POLL_INTERVAL))).await;
+        };
+        let elsewhere = leadership.leader.as_ref().filter(|_| !leadership.is_local);
+        let Some(leader) = elsewhere.filter(|leader| !leader.addr.http.is_empty()) else {
+            return Ok(None);
+        };
+        let target = call.http.uri().path_and_query().map_or("/", |target| target.as_str());
+        let location = format!("http://{}{target}", leader.addr.http);
+        let Ok(header) = HeaderValue::from_str(&location) else {
+            return Ok(None);
+        };
+        let body = serde_json::json!({ "leader": leader.name, "location": location });
+        let mut reply = Reply::json_of(&body);
+        reply.status = StatusCode::TEMPORARY_REDIRECT;
+        reply.location = Some(header);
+        Ok(Some(reply))
+    }
+}
+
+impl Read {
+    fn reply(self, media: Media, body: Bytes) -> Reply {
+        let mut reply = Reply::new(media, body).at(self.revision);
+        reply.consistency = Some(self.consistency);
+        reply.etag = Some(self.found.revision);
+        reply
+    }
+}
+
+fn revision_reply(revision: Revision) -> Reply {
+    Reply::json(format!("{{\"revision\":{revision}}}")).at(revision)
+}
+
+/// `{"key":"value"}`, or `None` when one of them is not UTF-8.
+fn pair_json(key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+    let (key, value) = (std::str::from_utf8(key).ok()?, std::str::from_utf8(value).ok()?);
+    let mut json = Vec::with_capacity(key.len() + value.len() + 8);
+    json.push(b'{');
+    serde_json::to_writer(&mut json, key).expect("a string always serialises");
+    json.push(b':');
+    serde_json::to_writer(&mut json, value).expect("a string always serialises");
+    json.push(b'}');
+    Some(json)
+}

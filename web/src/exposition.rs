@@ -1,0 +1,216 @@
+//! `GET /metrics`: the Prometheus text format, version 0.0.4, written by hand.
+//!
+//! Shows only what is known: a figure that nobody measured is absent, not zero.
+
+use std::fmt::{Display, Write};
+
+use vaultdb_kv::Health;
+
+use crate::app::Worker;
+use crate::backend::Backend;
+use crate::metrics::{LatencySum, Metrics, LATENCY_BOUNDS_US};
+use crate::model::{ClusterStatus, ComponentHealth, NodeStatus};
+use crate::reply::{Media, Reply};
+
+impl<B: Backend> Worker<B> {
+    /// `GET /metrics`.
+    pub(crate) async fn metrics(&self) -> Reply {
+        let status = self.backend.status().await;
+        let mut page = Page::default();
+        if let Some(cluster) = &status.cluster {
+            write_cluster(&mut page, cluster);
+        }
+        write_node(&mut page, &status);
+        write_components(&mut page, &status.health.components);
+        write_http(&mut page, &self.shared.metrics, self.shared.admission.requests_in_flight());
+        Reply::new(Media::Metrics, page.text).at(status.store.revision)
+    }
+}
+
+fn write_cluster(page: &mut Page, cluster: &ClusterStatus) {
+    let leadership = &cluster.leadership;
+    page.gauge("vaultdb_server_has_leader", "Whether this node knows a leader.")
+        .value(u8::from(leadership.leader.is_some()));
+    page.gauge("vaultdb_server_is_leader", "Whether this node leads.").value(u8::from(leadership.is_local));
+    page.gauge("vaultdb_raft_term", "Raft term.").value(leadership.term);
+    page.gauge("vaultdb_raft_last_log_index", "Index of the last log entry.").value(cluster.last_log);
+    page.gauge("vaultdb_raft_committed_index", "Index of the last committed log entry.")
+        .value(cluster.committed);
+    page.gauge("vaultdb_raft_applied_index", "Index of the last applied log entry.").value(cluster.applied);
+    page.gauge("vaultdb_raft_snapshot_index", "Index of the last entry in the current snapshot.")
+        .value(cluster.snapshot);
+    page.gauge("vaultdb_raft_purged_index", "Index of the last purged log entry.").value(cluster.purged);
+    let lags = cluster.members.iter().filter_map(|m| Some((&m.member.name, m.lag_entries?)));
+    let mut family =
+        page.gauge("vaultdb_replication_lag_entries", "Log entries that a peer lacks. Leader only.");
+    for (peer, lag) in lags.filter(|(peer, _)| **peer != cluster.node.name) {
+        family.labelled(&[("peer", peer)], lag);
+    }
+    let mut family = page.gauge("vaultdb_replication_peer_reachable", "Whether a peer was heard of lately.");
+    for member in cluster.members.iter().filter(|m| m.member.name != cluster.node.name) {
+        family.labelled(&[("peer", &member.member.name)], u8::from(member.reachable));
+    }
+}
+
+fn write_node(page: &mut Page, status: &NodeStatus) {
+    let replication = &status.replication;
+    page.counter("vaultdb_server_leader_changes_total", "Changes of leadership that this node saw.")
+        .value(replication.leader_changes);
+    // These two count up; the contract's names for them carry no `_total`.
+    page.counter("vaultdb_raft_proposals_committed", "Writes through this node that were committed.")
+        .value(replication.committed);
+    page.counter("vaultdb_raft_proposals_failed", "Writes through this node that were not acknowledged.")
+        .value(replication.failed);
+    page.gauge("vaultdb_raft_proposals_pending", "Writes through this node that wait for their outcome.")
+        .value(replication.pending);
+    page.gauge("vaultdb_raft_proposals_pending_bytes", "Keys and values of the writes that wait.")
+        .value(replication.pending_bytes);
+    let (store, cache) = (&status.store, &status.store.cache);
+    page.gauge("vaultdb_store_revision", "Revision of the local store.").value(store.revision);
+    page.gauge("vaultdb_store_keys_estimate", "Keys in the local store, estimated.")
+        .value(store.keys_estimate);
+    page.gauge("vaultdb_store_disk_bytes", "Bytes that the local store takes on disk.")
+        .value(store.disk_bytes);
+    page.counter("vaultdb_cache_hits_total", "Reads that the cache answered.").value(cache.hits);
+    page.counter("vaultdb_cache_misses_total", "Reads that the cache did not answer.").value(cache.misses);
+    page.gauge("vaultdb_cache_entries", "Entries in the cache.").value(cache.entries);
+    page.gauge("vaultdb_cache_bytes", "Bytes in the cache.").value(cache.bytes);
+    page.gauge("vaultdb_server_uptime_seconds", "Time since the process started.")
+        .value(Seconds(status.uptime_ms.saturating_mul(1_000)));
+}
+
+fn write_components(page: &mut Page, components: &[ComponentHealth]) {
+    let mut family = page.counter("vaultdb_component_restarts_total", "How often a component was rebuilt.");
+    for component in components {
+        family.labelled(&[("component", component.name)], component.restarts);
+    }
+    let mut family = page.gauge("vaultdb_component_healthy", "Whether a component is healthy.");
+    for component in components {
+        let healthy = u8::from(component.state == Health::Healthy);
+        family.labelled(&[("component", component.name)], healthy);
+    }
+}
+
+fn write_http(page: &mut Page, metrics: &Metrics, in_flight: usize) {
+    page.gauge("vaultdb_http_requests_in_flight", "Requests that passed admission and are not answered.")
+        .value(in_flight);
+    let mut family = page.counter("vaultdb_http_requests_total", "Requests answered.");
+    for series in metrics.requests() {
+        let status = series.status.to_string();
+        let labels = [("route", series.route), ("method", series.method), ("status", status.as_str())];
+        family.labelled(&labels, series.count);
+    }
+    let help = "Time from a request's head to its answer.";
+    let mut family = page.family("vaultdb_http_request_duration_seconds", "histogram", help);
+    for series in metrics.latencies() {
+        family.histogram(&series);
+    }
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+/// A metric's series under one name.
+struct Family<'p> {
+    text: &'p mut String,
+    name: &'static str,
+}
+
+impl Page {
+    fn gauge(&mut self, name: &'static str, help: &str) -> Family<'_> {
+        self.family(name, "gauge", help)
+    }
+
+    fn counter(&mut self, name: &'static str, help: &str) -> Family<'_> {
+        self.family(name, "counter", help)
+    }
+
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) -> Family<'_> {
+        put(&mut self.text, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        Family { text: &mut self.text, name }
+    }
+}
+
+impl Family<'_> {
+    fn value(&mut self, value: impl Display) {
+        put(self.text, format_args!("{} {value}\n", self.name));
+    }
+
+    fn labelled(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        self.series("", labels, value);
+    }
+
+    fn series(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+        put(self.text, format_args!("{}{suffix}{{", self.name));
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            put(self.text, format_args!("{comma}{label}=\"{}\"", LabelText(text)));
+        }
+        put(self.text, format_args!("}} {value}\n"));
+    }
+
+    fn histogram(&mut self, series: &LatencySum) {
+        let mut cumulative = 0;
+        let bounds = LATENCY_BOUNDS_US.iter().map(|us| Seconds(*us).to_string()).chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(series.buckets) {
+            cumulative += count;
+            self.series("_bucket", &[("route", series.route), ("le", &bound)], cumulative);
+        }
+        self.series("_sum", &[("route", series.route)], Seconds(series.sum_us));
+        self.series("_count", &[("route", series.route)], cumulative);
+    }
+}
+
+fn put(text: &mut String, piece: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let _ = text.write_fmt(piece);
+}
+
+/// Microseconds shown as seconds, exactly.
+struct Seconds(u64);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (whole, micros) = (self.0 / 1_000_000, self.0 % 1_000_000);
+        if micros == 0 {
+            return write!(f, "{whole}");
+        }
+        let fraction = format!("{micros:06}");
+        write!(f, "{whole}.{}", fraction.trim_end_matches('0'))
+    }
+}
+
+/// A label's value with what the format asks to be escaped.
+struct LabelText<'a>(&'a str);
+
+impl Display for LabelText<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '\\' => f.write_str("\\\\")?,
+                '"' => f.write_str("\\\"")?,
+                '\n' => f.write_str("\\n")?,
+                other => f.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers and labels are written as the format wants them.
+    #[test]
+    fn numbers_and_labels() {
+        assert_eq!(Seconds(50).to_string(), "0.00005");
+        assert_eq!(Seconds(2_500_000).to_string(), "2.5");
+        assert_eq!(Seconds(60_000_000).to_string(), "60");
+        let mut page = Page::default();
+        page.gauge("x", "Help.").labelled(&[("a", "q\"\\\n"), ("b", "2")], 7);
+        assert_eq!(page.text, "# HELP x Help.\n# TYPE x gauge\nx{a=\"q\\\"\\\\\\n\",b=\"2\"} 7\n");
+    }
+}

@@ -1,0 +1,45 @@
+//! The backend that a running node has: each call is a message to an actor.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use vaultdb_actors::WorkerHandles;
+use vaultdb_kv::{AdminError, Applied, Command, Consistency, Key, ReadError, Revision, WriteError};
+
+use crate::backend::Backend;
+use crate::model::{CheckResult, JoinReply, JoinRequest, Leadership, NodeStatus, ReadAnswer};
+
+// Inherent methods of the same names do the work: paths, not method calls, so that none calls itself.
+impl Backend for WorkerHandles {
+    async fn submit(&self, command: Command, deadline: Instant) -> Result<Applied, WriteError> {
+        WorkerHandles::submit(self, command, deadline).await.map(|committed| committed.applied)
+    }
+
+    async fn read(&self, key: Key, level: Consistency, deadline: Instant) -> Result<ReadAnswer, ReadError> {
+        WorkerHandles::read(self, key, level, deadline).await
+    }
+
+    async fn status(&self) -> NodeStatus {
+        WorkerHandles::status(self).await
+    }
+
+    async fn health(&self) -> Vec<CheckResult> {
+        WorkerHandles::health(self).await
+    }
+
+    async fn join(&self, request: JoinRequest, deadline: Instant) -> Result<JoinReply, AdminError> {
+        WorkerHandles::join(self, request, deadline).await
+    }
+
+    async fn transfer_leader(&self, to: Option<String>, deadline: Instant) -> Result<String, AdminError> {
+        WorkerHandles::transfer_leader(self, to, deadline).await
+    }
+
+    fn leadership(&self) -> Arc<Leadership> {
+        WorkerHandles::leadership(self)
+    }
+
+    fn revision(&self) -> Revision {
+        WorkerHandles::revision(self)
+    }
+}

@@ -1,0 +1,170 @@
+//! Query parameters and the headers that carry promises.
+//!
+//! A parameter or header that the contract defines and this server does not honour yet is refused:
+//! ignoring it would let a client believe in a promise that nobody keeps. Others are ignored.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use actix_web::http::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
+use vaultdb_kv::limits::REQUEST_TIMEOUT_MS_MAX;
+use vaultdb_kv::units::parse_duration;
+use vaultdb_kv::{BadInput, Consistency};
+
+use crate::key_path::percent_decode;
+use crate::problem::{Code, Problem};
+
+/// Smallest `?timeout=`.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+/// Largest `?timeout=`.
+const TIMEOUT_MAX: Duration = Duration::from_millis(REQUEST_TIMEOUT_MS_MAX);
+/// Names an attempt at a write, so that its repetition is answered and not applied again.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// What a request asked for besides its route, each at most once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Params {
+    pub(crate) consistency: Option<Consistency>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) redirect: Option<bool>,
+    pub(crate) verbose: bool,
+}
+
+impl Params {
+    /// # Errors
+    /// 400 `invalid_parameter` for a malformed, repeated or not yet supported parameter.
+    pub(crate) fn parse(query: Option<&str>) -> Result<Self, Problem> {
+        let mut params = Params::default();
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            params.take(&decode(name)?, value)?;
+        }
+        Ok(params)
+    }
+
+    fn take(&mut self, name: &str, value: &str) -> Result<(), Problem> {
+        match name {
+            "consistency" => once(&mut self.consistency, "consistency", parse_consistency(&decode(value)?)?),
+            "timeout" => once(&mut self.timeout, "timeout", parse_timeout(&decode(value)?)?),
+            "redirect" => once(&mut self.redirect, "redirect", parse_bool("redirect", &decode(value)?)?),
+            "verbose" => {
+                self.verbose = true;
+                Ok(())
+            }
+            "ack" => match decode(value)?.as_ref() {
+                "majority" => Ok(()),
+                _ => Err(refuse("ack", "only \"majority\" is supported")),
+            },
+            "max_staleness" => Err(refuse("max_staleness", "not supported yet")),
+            "min_revision" => Err(refuse("min_revision", "not supported yet")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Refuses a write under a condition that would not be checked.
+///
+/// # Errors
+/// 400 `invalid_parameter` naming the header.
+pub(crate) fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
+    for name in [IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY] {
+        if headers.contains_key(&name) {
+            return Err(Problem::new(
+                Code::InvalidParameter,
+                format!("header {name}: not supported yet, so nothing was written"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn once<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), Problem> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(refuse(name, "given more than once")),
+    }
+}
+
+fn refuse(name: &'static str, reason: impl Into<String>) -> Problem {
+    BadInput::Parameter { name, reason: reason.into() }.into()
+}
+
+fn decode(raw: &str) -> Result<Cow<'_, str>, Problem> {
+    if !raw.contains('%') {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let malformed = || Problem::new(Code::InvalidParameter, "the query holds a malformed percent-encoding");
+    let bytes = percent_decode(raw).map_err(|_| malformed())?;
+    String::from_utf8(bytes.into()).map(Cow::Owned).map_err(|_| malformed())
+}
+
+fn parse_consistency(text: &str) -> Result<Consistency, Problem> {
+    if text == "lease" {
+        return Err(refuse("consistency", "\"lease\" is not supported yet"));
+    }
+    Ok(text.parse::<Consistency>()?)
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, Problem> {
+    let timeout = parse_duration(text).map_err(|reason| refuse("timeout", reason))?;
+    if (TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout) {
+        Ok(timeout)
+    } else {
+        Err(refuse("timeout", format!("must be from 1ms to {}s", TIMEOUT_MAX.as_secs())))
+    }
+}
+
+fn parse_bool(name: &'static str, text: &str) -> Result<bool, Problem> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(refuse(name, "must be true or false")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Known parameters are read, unknown ones ignored.
+    #[test]
+    fn reads_parameters() {
+        let params =
+            Params::parse(Some("x=1&consistency=stale&timeout=250ms&redirect=true&ack=majority&&verbose"))
+                .expect("all valid");
+        assert_eq!(params.consistency, Some(Consistency::Stale));
+        assert_eq!(params.timeout, Some(Duration::from_millis(250)));
+        assert_eq!(params.redirect, Some(true));
+        assert!(params.verbose);
+        assert_eq!(
+            Params::parse(Some("%74imeout=%35s")).expect("encoded").timeout,
+            Some(Duration::from_secs(5))
+        );
+        assert_eq!(Params::parse(None).expect("none"), Params::default());
+    }
+
+    /// What is malformed, out of bounds, repeated or promised for later is refused and named.
+    #[test]
+    fn refuses_parameters() {
+        for (query, named) in [
+            ("consistency=strong", "consistency"),
+            ("consistency=lease", "not supported yet"),
+            ("consistency", "consistency"),
+            ("timeout=5", "timeout"),
+            ("timeout=0ms", "timeout"),
+            ("timeout=999us", "timeout"),
+            ("timeout=61s", "timeout"),
+            ("timeout=1s&timeout=1s", "more than once"),
+            ("redirect=yes", "redirect"),
+            ("redirect", "redirect"),
+            ("ack=leader", "ack"),
+            ("max_staleness=1s", "max_staleness"),
+            ("min_revision=1", "min_revision"),
+            ("timeout=%zz", "percent"),
+        ] {
+            let problem = Params::parse(Some(query)).expect_err(query);
+            assert_eq!(problem.code, Code::InvalidParameter);
+            assert!(problem.detail.contains(named), "{query}: {}", problem.detail);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Answers: from what a route says to the response with the headers that every answer carries.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use actix_web::http::header::{
+    HeaderName, HeaderValue, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LOCATION,
+    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use bytes::Bytes;
+use vaultdb_kv::{Consistency, Revision};
+
+use crate::model::Leadership;
+use crate::problem::Problem;
+
+const VAULT_NODE: HeaderName = HeaderName::from_static("vault-node");
+const VAULT_LEADER: HeaderName = HeaderName::from_static("vault-leader");
+const VAULT_TERM: HeaderName = HeaderName::from_static("vault-term");
+const VAULT_REVISION: HeaderName = HeaderName::from_static("vault-revision");
+const VAULT_CONSISTENCY: HeaderName = HeaderName::from_static("vault-consistency");
+
+/// What a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Media {
+    Json,
+    Problem,
+    Raw,
+    Text,
+    /// Prometheus text exposition format.
+    Metrics,
+    Html,
+}
+
+impl Media {
+    fn as_str(self) -> &'static str {
+        match self {
+            Media::Json => "application/json",
+            Media::Problem => "application/problem+json",
+            Media::Raw => "application/octet-stream",
+            Media::Text => "text/plain; charset=utf-8",
+            Media::Metrics => "text/plain; version=0.0.4; charset=utf-8",
+            Media::Html => "text/html; charset=utf-8",
+        }
+    }
+}
+
+/// An answer that is no error.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) media: Media,
+    pub(crate) body: Bytes,
+    /// The state that the answer reflects; the local store's as it is now where nothing is said.
+    pub(crate) revision: Option<Revision>,
+    pub(crate) consistency: Option<Consistency>,
+    /// Revision of the key.
+    pub(crate) etag: Option<Revision>,
+    pub(crate) location: Option<HeaderValue>,
+}
+
+impl Reply {
+    pub(crate) fn new(media: Media, body: impl Into<Bytes>) -> Self {
+        Self {
+            status: StatusCode::OK,
+            media,
+            body: body.into(),
+            revision: None,
+            consistency: None,
+            etag: None,
+            location: None,
+        }
+    }
+
+    pub(crate) fn json(body: impl Into<Bytes>) -> Self {
+        Self::new(Media::Json, body)
+    }
+
+    /// An answer whose JSON is not on a hot path.
+    pub(crate) fn json_of(value: &impl serde::Serialize) -> Self {
+        Self::json(serde_json::to_vec(value).expect("plain data always serialises"))
+    }
+
+    pub(crate) fn at(mut self, revision: Revision) -> Self {
+        self.revision = Some(revision);
+        self
+    }
+
+    fn into_response(self, mut builder: HttpResponseBuilder) -> HttpResponse {
+        match self.media {
+            // Values are whatever clients stored: no browser may guess that one is a page.
+            Media::Raw => {
+                builder.insert_header((X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
+            }
+            Media::Html => {
+                let policy = "default-src 'none'; style-src 'unsafe-inline'";
+                builder.insert_header((CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy)));
+            }
+            Media::Json | Media::Problem | Media::Text | Media::Metrics => {}
+        }
+        if let Some(revision) = self.etag {
+            builder.insert_header((ETAG, etag(revision)));
+        }
+        if let Some(location) = self.location {
+            builder.insert_header((LOCATION, location));
+        }
+        builder.body(self.body)
+    }
+}
+
+/// What goes onto every answer of one web worker.
+pub(crate) struct Stamp {
+    node: HeaderValue,
+    /// Header values of the leadership that was met last; it changes rarely and is asked for always.
+    cached: RefCell<Option<LeaderHeaders>>,
+}
+
+#[derive(Clone)]
+struct LeaderHeaders {
+    of: Arc<Leadership>,
+    leader: Option<HeaderValue>,
+    term: HeaderValue,
+}
+
+impl Stamp {
+    pub(crate) fn new(node_name: &str) -> Self {
+        let node = HeaderValue::from_str(node_name).unwrap_or(HeaderValue::from_static(""));
+        Self { node, cached: RefCell::new(None) }
+    }
+
+    /// Makes the response of an answer. `revision_now` is asked only when the answer names none.
+    pub(crate) fn respond(
+        &self,
+        answer: Result<Reply, Problem>,
+        leadership: Arc<Leadership>,
+        revision_now: impl FnOnce() -> Revision,
+    ) -> HttpResponse {
+        match answer {
+            Ok(reply) => {
+                let mut builder = HttpResponse::build(reply.status);
+                self.put(&mut builder, leadership, reply.revision.unwrap_or_else(revision_now));
+                put_common(&mut builder, reply.media, reply.consistency);
+                reply.into_response(builder)
+            }
+            Err(problem) => {
+                let mut builder = HttpResponse::build(problem.code.status());
+                let leader = leadership.leader.as_ref().map(|leader| leader.name.as_str());
+                let body = problem.to_json(leader);
+                self.put(&mut builder, leadership, problem.revision.unwrap_or_else(revision_now));
+                put_common(&mut builder, Media::Problem, problem.consistency);
+                if let Some(ms) = problem.code.retry_after_ms() {
+                    // The header knows whole seconds only; the body tells milliseconds.
+                    builder.insert_header((RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000))));
+                }
+                if let Some(allow) = problem.allow {
+                    builder.insert_header((ALLOW, HeaderValue::from_static(allow)));
+                }
+                builder.body(body)
+            }
+        }
+    }
+
+    /// The header lines of a problem whose head is written by hand, and its body.
+    pub(crate) fn plain(
+        &self,
+        problem: &Problem,
+        leadership: Arc<Leadership>,
+        revision: Revision,
+    ) -> (String, Vec<u8>) {
+        let leader = leadership.leader.as_ref().map(|leader| leader.name.as_str());
+        let leader_line = leader.map_or(String::new(), |name| format!("{VAULT_LEADER}: {name}\r\n"));
+        let lines = format!(
+            "{CONTENT_TYPE}: {}\r\n{CACHE_CONTROL}: no-store\r\n{VAULT_NODE}: {}\r\n{leader_line}\
+             {VAULT_TERM}: {}\r\n{VAULT_REVISION}: {revision}\r\n",
+            Media::Problem.as_str(),
+            self.node.to_str().unwrap_or_default(),
+            leadership.term,
+        );
+        (lines, problem.to_json(leader))
+    }
+
+    fn put(&self, builder: &mut HttpResponseBuilder, leadership: Arc<Leadership>, revision: Revision) {
+        let headers = self.leader_headers(leadership);
+        builder.insert_header((VAULT_NODE, self.node.clone()));
+        if let Some(leader) = headers.leader {
+            builder.insert_header((VAULT_LEADER, leader));
+        }
+        builder.insert_header((VAULT_TERM, headers.term));
+        builder.insert_header((VAULT_REVISION, HeaderValue::from(revision)));
+    }
+
+    fn leader_headers(&self, leadership: Arc<Leadership>) -> LeaderHeaders {
+        let mut cached = self.cached.borrow_mut();
+        if let Some(headers) = cached.as_ref().filter(|headers| Arc::ptr_eq(&headers.of, &leadership)) {
+            return headers.clone();
+        }
+        let leader = leadership.leader.as_ref();
+        let headers = LeaderHeaders {
+            leader: leader.and_then(|leader| HeaderValue::from_str(&leader.name).ok()),
+            term: HeaderValue::from(leadership.term),
+            of: leadership,
+        };
+        *cached = Some(headers.clone());
+        headers
+    }
+}
+
+fn put_common(builder: &mut HttpResponseBuilder, media: Media, consistency: Option<Consistency>) {
+    builder.insert_header((CONTENT_TYPE, HeaderValue::from_static(media.as_str())));
+    // An intermediary that answered from its own memory would break every promise of consistency.
+    builder.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")));
+    if let Some(consistency) = consistency {
+        builder.insert_header((VAULT_CONSISTENCY, HeaderValue::from_static(consistency.as_str())));
+    }
+}
+
+fn etag(revision: Revision) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{revision}\"")).expect("digits in quotes are a header value")
+}

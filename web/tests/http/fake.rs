@@ -1,0 +1,211 @@
+//! A node that keeps its keys in a map and fails, hangs or loses its leader when told to.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use vaultdb_kv::{
+    AdminError, Applied, ApplyResult, Command, Consistency, Health, Key, MemberAddr, ReadError, Revision,
+    Role, Versioned, WriteError,
+};
+use vaultdb_web::model::{
+    CacheStats, CheckResult, ClusterStatus, ComponentHealth, HealthReport, JoinReply, JoinRequest, Leader,
+    Leadership, Member, MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer, ReplicationStatus,
+    StoreStats,
+};
+use vaultdb_web::Backend;
+
+#[derive(Default)]
+pub struct State {
+    pub map: Mutex<BTreeMap<Key, Versioned>>,
+    pub revision: AtomicU64,
+    pub leadership: Mutex<Arc<Leadership>>,
+    /// Answered, in order, before anything works again.
+    pub write_errors: Mutex<VecDeque<WriteError>>,
+    pub read_errors: Mutex<VecDeque<ReadError>>,
+    pub admin_errors: Mutex<VecDeque<AdminError>>,
+    pub checks: Mutex<Vec<CheckResult>>,
+    pub joined: Mutex<Vec<JoinRequest>>,
+    pub last_read: Mutex<Option<(Consistency, Duration)>>,
+    /// While set, calls do not come back.
+    pub hang: AtomicBool,
+    /// Calls that hang now.
+    pub hanging: AtomicUsize,
+    /// How many backends were made: one a worker.
+    pub backends: AtomicUsize,
+    /// The next call panics.
+    pub panic: AtomicBool,
+    /// The node belongs to no cluster yet.
+    pub starting: AtomicBool,
+}
+
+#[derive(Clone)]
+pub struct Fake(pub Arc<State>);
+
+pub fn leader(name: &str, http: &str, is_local: bool) -> Arc<Leadership> {
+    let addr = MemberAddr { raft: "r:1".into(), http: http.into() };
+    Arc::new(Leadership { term: 3, leader: Some(Leader { id: 1, name: name.into(), addr }), is_local })
+}
+
+impl Fake {
+    pub fn new() -> Self {
+        let state = State { leadership: Mutex::new(leader("node0", "h0:11000", true)), ..State::default() };
+        Self(Arc::new(state))
+    }
+
+    pub fn lead(&self, leadership: Arc<Leadership>) {
+        *self.0.leadership.lock().unwrap() = leadership;
+    }
+
+    pub fn no_leader(&self) {
+        self.lead(Arc::new(Leadership { term: 4, leader: None, is_local: false }));
+    }
+
+    pub fn hang(&self, on: bool) {
+        self.0.hang.store(on, Ordering::SeqCst);
+    }
+
+    /// Waits until exactly `count` calls hang.
+    pub fn wait_hanging(&self, count: usize) {
+        let begun = Instant::now();
+        while self.0.hanging.load(Ordering::SeqCst) != count {
+            assert!(begun.elapsed() < Duration::from_secs(10), "never {count} calls hang");
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let key = Key::new(key.to_vec()).unwrap();
+        self.0.map.lock().unwrap().get(&key).map(|found| found.value.to_vec())
+    }
+
+    async fn pass(&self) {
+        assert!(!self.0.panic.swap(false, Ordering::SeqCst), "the panic that a test asked for");
+        if !self.0.hang.load(Ordering::SeqCst) {
+            return;
+        }
+        struct Hanging<'a>(&'a AtomicUsize);
+        impl Drop for Hanging<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.0.hanging.fetch_add(1, Ordering::SeqCst);
+        let _hanging = Hanging(&self.0.hanging);
+        while self.0.hang.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn apply(&self, command: Command) -> Applied {
+        let mut map = self.0.map.lock().unwrap();
+        let revision = self.0.revision.fetch_add(1, Ordering::SeqCst) + 1;
+        let result = match command {
+            Command::Set { pairs } => {
+                map.extend(pairs.into_iter().map(|(key, value)| (key, Versioned { value, revision })));
+                ApplyResult::Set
+            }
+            Command::Delete { key } => ApplyResult::Deleted { existed: map.remove(&key).is_some() },
+            Command::RegisterNode { .. } => panic!("web never registers a node"),
+        };
+        Applied { revision, result }
+    }
+}
+
+impl Backend for Fake {
+    async fn submit(&self, command: Command, _: Instant) -> Result<Applied, WriteError> {
+        self.pass().await;
+        let scripted = self.0.write_errors.lock().unwrap().pop_front();
+        scripted.map_or_else(|| Ok(self.apply(command)), Err)
+    }
+
+    async fn read(&self, key: Key, level: Consistency, deadline: Instant) -> Result<ReadAnswer, ReadError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        *self.0.last_read.lock().unwrap() = Some((level, left));
+        self.pass().await;
+        if let Some(error) = self.0.read_errors.lock().unwrap().pop_front() {
+            return Err(error);
+        }
+        let found = self.0.map.lock().unwrap().get(&key).cloned();
+        Ok(ReadAnswer { found, revision: self.revision() })
+    }
+
+    async fn status(&self) -> NodeStatus {
+        let info = |raft: &str, http: &str| MemberAddr { raft: raft.into(), http: http.into() };
+        let members = [("node0", 1, Role::Voter, None), ("node\"1", 2, Role::Learner, Some(7))];
+        let members = members.into_iter().map(|(name, id, role, lag_entries)| MemberStatus {
+            member: Member { id, name: name.into(), addr: info("r:1", "h:1") },
+            role,
+            reachable: id == 1,
+            lag_entries,
+            last_contact_ms: lag_entries.map(|_| 12),
+        });
+        let cluster = ClusterStatus {
+            cluster_id: "c-1".into(),
+            node: Member { id: 1, name: "node0".into(), addr: info("r:1", "h:1") },
+            state: RaftState::Leader,
+            leadership: self.leadership().as_ref().clone(),
+            members: members.collect(),
+            last_log: 120,
+            committed: 119,
+            applied: 118,
+            snapshot: 100,
+            purged: 90,
+            fatal: None,
+        };
+        let component = ComponentHealth {
+            name: "store",
+            state: Health::Degraded,
+            restarts: 2,
+            since_ms: 1_700_000_000_000,
+            reason: Some("slow".into()),
+        };
+        NodeStatus {
+            node: NodeInfo {
+                name: "node0".into(),
+                haddr: "h:1".into(),
+                raddr: "r:1".into(),
+                version: "0.1.0",
+            },
+            uptime_ms: 1_500,
+            cluster: (!self.0.starting.load(Ordering::SeqCst)).then_some(cluster),
+            store: StoreStats {
+                revision: self.revision(),
+                keys_estimate: 3,
+                disk_bytes: 4_096,
+                cache: CacheStats { entries: 1, bytes: 2, hits: 3, misses: 4 },
+            },
+            replication: ReplicationStatus { committed: 5, failed: 6, pending: 7, ..Default::default() },
+            health: HealthReport { state: Health::Degraded, components: vec![component] },
+        }
+    }
+
+    async fn health(&self) -> Vec<CheckResult> {
+        self.pass().await;
+        self.0.checks.lock().unwrap().clone()
+    }
+
+    async fn join(&self, request: JoinRequest, _: Instant) -> Result<JoinReply, AdminError> {
+        self.pass().await;
+        if let Some(error) = self.0.admin_errors.lock().unwrap().pop_front() {
+            return Err(error);
+        }
+        self.0.joined.lock().unwrap().push(request);
+        Ok(JoinReply { cluster_id: "c-1".into(), id: 2, revision: 9 })
+    }
+
+    async fn transfer_leader(&self, to: Option<String>, _: Instant) -> Result<String, AdminError> {
+        self.pass().await;
+        let scripted = self.0.admin_errors.lock().unwrap().pop_front();
+        scripted.map_or_else(|| Ok(to.unwrap_or_else(|| "chosen".into())), Err)
+    }
+
+    fn leadership(&self) -> Arc<Leadership> {
+        Arc::clone(&self.0.leadership.lock().unwrap())
+    }
+
+    fn revision(&self) -> Revision {
+        self.0.revision.load(Ordering::SeqCst)
+    }
+}

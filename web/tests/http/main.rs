@@ -1,0 +1,16 @@
+//! The HTTP contract, held over real sockets against a fake node.
+//!
+//! Requests are written byte by byte, so that no client library tidies up a path or a header.
+
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod client;
+mod errors;
+mod fake;
+mod keys;
+mod limits;
+mod operations;
+mod server;
+mod unread;
+mod values;

@@ -1,0 +1,155 @@
+//! What operators look at: probes, metrics, the landing page, connections, shutdown.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use vaultdb_web::model::CheckResult;
+
+use crate::server::TestServer;
+
+fn check(name: &'static str, reason: Option<&str>, liveness: bool) -> CheckResult {
+    CheckResult { name, ok: reason.is_none(), reason: reason.map(str::to_owned), liveness }
+}
+
+/// A probe lists its checks, fails with 503 and a reason, and `livez` looks only at the process and its
+/// own store.
+#[test]
+fn probes() {
+    let server = TestServer::start();
+    let set = |checks: Vec<CheckResult>| *server.fake.0.checks.lock().unwrap() = checks;
+    set(vec![check("store", None, true), check("quorum", None, false)]);
+    for target in ["/livez", "/readyz"] {
+        let answer = server.get(target);
+        assert_eq!((answer.status, answer.text()), (200, "ok\n"));
+    }
+    assert_eq!(server.get("/livez?verbose").text(), "[+]store ok\n");
+    assert_eq!(server.get("/readyz?verbose").text(), "[+]store ok\n[+]quorum ok\n");
+
+    set(vec![check("store", None, true), check("quorum", Some("no\nleader"), false)]);
+    assert_eq!(server.get("/livez").status, 200);
+    let problem = server.get("/readyz").problem(503, "starting");
+    assert!(problem["detail"].as_str().unwrap().contains("quorum"));
+    let listed = server.get("/readyz?verbose");
+    assert_eq!((listed.status, listed.text()), (503, "[+]store ok\n[-]quorum no leader\n"));
+
+    set(vec![check("store", Some("rot"), true)]);
+    assert_eq!(server.get("/livez?verbose").status, 503);
+    server.get("/livez").problem(503, "starting");
+    set(Vec::new());
+    server.fake.hang(true);
+    assert_eq!(server.get("/livez?timeout=50ms&verbose").status, 503);
+}
+
+/// Every line of the exposition is well formed, each family is typed once, and the requests show up.
+#[test]
+fn metrics() {
+    let server = TestServer::start();
+    server.put("/v1/kv/secret", "1").ok();
+    server.get("/v1/kv/secret");
+    server.get("/v1/kv/absent");
+    server.get("/nowhere");
+    let answer = server.get("/metrics");
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let text = answer.text();
+    let mut typed = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(name.starts_with("vaultdb_") && ["gauge", "counter", "histogram"].contains(&kind));
+            assert!(!typed.contains(&name), "{name} twice");
+            typed.push(name);
+        } else if !line.starts_with("# HELP ") {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            let name = series.split('{').next().unwrap();
+            let family = typed.last().unwrap();
+            let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("{line} under {family}"));
+            assert!(["", "_bucket", "_sum", "_count"].contains(&suffix), "{line}");
+        }
+    }
+    for line in [
+        "vaultdb_server_has_leader 1",
+        "vaultdb_server_is_leader 1",
+        "vaultdb_raft_term 3",
+        "vaultdb_raft_committed_index 119",
+        "vaultdb_raft_applied_index 118",
+        "vaultdb_raft_proposals_committed 5",
+        "vaultdb_raft_proposals_failed 6",
+        "vaultdb_raft_proposals_pending 7",
+        "vaultdb_replication_lag_entries{peer=\"node\\\"1\"} 7",
+        "vaultdb_store_revision 1",
+        "vaultdb_store_disk_bytes 4096",
+        "vaultdb_cache_hits_total 3",
+        "vaultdb_cache_misses_total 4",
+        "vaultdb_component_restarts_total{component=\"store\"} 2",
+        "vaultdb_component_healthy{component=\"store\"} 0",
+        "vaultdb_server_uptime_seconds 1.5",
+        "vaultdb_http_requests_total{route=\"/v1/kv/{key}\",method=\"PUT\",status=\"200\"} 1",
+        "vaultdb_http_requests_total{route=\"/v1/kv/{key}\",method=\"GET\",status=\"200\"} 1",
+        "vaultdb_http_requests_total{route=\"/v1/kv/{key}\",method=\"GET\",status=\"404\"} 1",
+        "vaultdb_http_requests_total{route=\"unknown\",method=\"GET\",status=\"404\"} 1",
+        "vaultdb_http_request_duration_seconds_count{route=\"/v1/kv/{key}\"} 3",
+        "vaultdb_http_request_duration_seconds_bucket{route=\"/v1/kv/{key}\",le=\"+Inf\"} 3",
+    ] {
+        assert!(text.lines().any(|have| have == line), "no {line} in\n{text}");
+    }
+    assert!(!text.contains("secret"), "a key must never be a label");
+}
+
+/// The landing page is a page about this node that links to what there is.
+#[test]
+fn landing_page() {
+    let server = TestServer::start();
+    let answer = server.get("/");
+    assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
+    assert!(answer.header("content-security-policy").is_some());
+    for piece in ["node0", "href=\"/status\"", "href=\"/metrics\""] {
+        assert!(answer.text().contains(piece));
+    }
+    assert!(!answer.text().contains("{node}"));
+}
+
+/// A client that closes its half of the connection after its request still gets the answer.
+#[test]
+fn half_closed_clients_are_answered() {
+    let server = TestServer::start();
+    server.fake.hang(true);
+    let mut conn = server.conn();
+    conn.send("PUT", "/v1/kv/a", "Connection: close\r\n", Some(b"1"));
+    conn.0.shutdown(std::net::Shutdown::Write).unwrap();
+    server.fake.wait_hanging(1);
+    server.fake.hang(false);
+    conn.read(false).ok();
+    assert!(conn.is_closed());
+}
+
+/// A graceful stop answers what is in flight and accepts nothing more.
+#[test]
+fn graceful_stop_drains() {
+    let server = TestServer::with(|options| options.shutdown_timeout = Duration::from_secs(5));
+    server.fake.hang(true);
+    let mut conn = server.conn();
+    conn.send("PUT", "/v1/kv/a", "", Some(b"1"));
+    server.fake.wait_hanging(1);
+    drop(server.handle.stop(true));
+    while std::net::TcpStream::connect(server.addr).is_ok_and(|mut late| {
+        late.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        !matches!(late.read(&mut [0]), Ok(0))
+    }) {}
+    server.fake.hang(false);
+    conn.read(false).ok();
+    assert_eq!(server.fake.value(b"a").unwrap(), b"1");
+}
+
+/// An idle connection does not hold a graceful stop up.
+#[test]
+fn idle_connections_do_not_delay_a_stop() {
+    let server = TestServer::with(|options| options.shutdown_timeout = Duration::from_secs(30));
+    let mut idle = server.conn();
+    idle.call("PUT", "/v1/kv/a", "", Some(b"1")).ok();
+    let begun = Instant::now();
+    drop(server.handle.stop(true));
+    assert!(idle.is_closed());
+    drop(server);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
