@@ -18,8 +18,8 @@ const SHUTDOWN_MS_MAX: u64 = 9_500;
 /// Exit code of a node that found itself unfit: what runs it must start it again.
 const EXIT_UNFIT: u8 = 70;
 
-/// Logs of openraft that repeat with each missed beat of a peer that is down; status names it.
-const QUIET_LOGS: &str = "openraft::replication=error,openraft::core::heartbeat=error,openraft=warn";
+/// Logs of libraries that repeat with each missed beat of a peer that is down, or each bad request.
+const QUIET_LOGS: &str = "openraft=warn,openraft::replication=error,openraft::core::heartbeat=error,chunked_wal=warn,actix_http=off,actix_server=warn";
 
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {

@@ -73,7 +73,6 @@ fn check_starting(cluster: &Cluster, i: usize) {
     let read = cluster.get(i, "early", "timeout=300ms");
     assert_eq!((read.status, read.code().as_str()), (503, "starting"), "{}", read.text());
     assert_eq!(cluster.ask(i, &Request::get("/readyz")).status, 503);
-    assert_eq!(cluster.ask(i, &Request::get("/livez")).status, 200);
 }
 
 fn post_join(cluster: &Cluster, via: usize, name: &str, raft: u16, http: u16) -> Response {

@@ -1,7 +1,7 @@
 //! Death notices: a value inside each actor whose drop tells the supervisor.
 //!
-//! `Actor::stopped` is not called when a handler panics, but the actor is dropped during the unwind.
-//! That covers a clean stop and the end of the arbiter, too.
+//! An actor is dropped however it ends: while a panic of its handler unwinds, after a clean stop, and
+//! when its arbiter ends, even before it started. Must not panic: during an unwind that would abort.
 
 use actix::Addr;
 

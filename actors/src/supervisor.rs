@@ -18,7 +18,7 @@ use crate::dispatcher::ReplicationDispatcher;
 use crate::health::HealthMonitor;
 use crate::messages::{
     impl_common_handlers, Attach, ComponentDegraded, ComponentFailed, FailureCause, GetEvents, Inject,
-    RegisterWorker, Restart, Stop,
+    RegisterWorker, Restart, Sabotage, Stop,
 };
 use crate::queue::Queue;
 use crate::raft_node::RaftNodeActor;
@@ -373,11 +373,19 @@ impl Handler<GetEvents> for Supervisor {
 impl Handler<Inject> for Supervisor {
     type Result = bool;
 
-    fn handle(&mut self, msg: Inject, _: &mut Context<Self>) -> bool {
+    fn handle(&mut self, msg: Inject, ctx: &mut Context<Self>) -> bool {
         if !self.shared().options.fault_injection {
             return false;
         }
-        let mut found = false;
+        let mut found = msg.name == ComponentId::Supervisor.name();
+        if found {
+            self.shared().events.push(
+                ComponentId::Supervisor,
+                EventKind::FaultInjected,
+                format!("{:?}", msg.fault),
+            );
+            ctx.notify(Sabotage(msg.fault));
+        }
         for member in self.members.iter().filter(|member| member.id().name() == msg.name) {
             found = true;
             let detail = format!("{:?}", msg.fault);

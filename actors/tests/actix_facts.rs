@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use actix::dev::Request;
 use actix::prelude::*;
 use actix_rt::time::{sleep, timeout};
 use futures::FutureExt;
@@ -19,7 +18,7 @@ use futures::FutureExt;
 struct Seen {
     handled: Arc<AtomicUsize>,
     restarted: Arc<AtomicUsize>,
-    stopped: Arc<AtomicBool>,
+    stopped_in_panic: Arc<AtomicBool>,
     dropped_in_panic: Arc<AtomicBool>,
 }
 
@@ -29,7 +28,7 @@ impl Actor for Subject {
     type Context = Context<Self>;
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        self.0.stopped.store(true, Ordering::SeqCst);
+        self.0.stopped_in_panic.store(std::thread::panicking(), Ordering::SeqCst);
     }
 }
 
@@ -88,6 +87,15 @@ fn is_closed<M>(answer: &Result<M, MailboxError>) -> bool {
     matches!(answer, Err(MailboxError::Closed))
 }
 
+async fn until(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), waiting).await.expect("the condition holds in the end");
+}
+
 /// `Addr::send` ignores the mailbox capacity: admission must bound the queue.
 #[actix::test]
 async fn send_ignores_the_capacity() {
@@ -97,13 +105,22 @@ async fn send_ignores_the_capacity() {
         Subject(seen.clone())
     });
     addr.send(Do::Wait(Duration::from_millis(50))).await.unwrap();
-    let mut requests: Vec<Request<Subject, Do>> = (0..100).map(|_| addr.clone().send(Do::Count)).collect();
+    let mut requests: Vec<_> = (0..100).map(|_| Box::pin(addr.send(Do::Count))).collect();
     for request in &mut requests {
-        assert!(request.now_or_never().is_none());
+        assert!(request.as_mut().now_or_never().is_none());
     }
-    drop(requests);
-    addr.send(Do::Count).await.unwrap();
+    addr.clone().send(Do::Count).await.unwrap();
     assert_eq!(seen.handled.load(Ordering::SeqCst), 102, "all were queued in a mailbox of one");
+}
+
+/// Dropping a request takes its message back as long as nobody has looked at it.
+#[actix::test]
+async fn a_dropped_request_is_cancelled() {
+    let seen = Seen::default();
+    let addr = Subject(seen.clone()).start();
+    drop(addr.send(Do::Count));
+    addr.send(Do::Count).await.unwrap();
+    assert_eq!(seen.handled.load(Ordering::SeqCst), 1);
 }
 
 /// `do_send` to an actor that is gone says nothing.
@@ -112,9 +129,7 @@ async fn do_send_loses_errors() {
     let seen = Seen::default();
     let addr = Subject(seen.clone()).start();
     addr.send(Do::Stop).await.unwrap();
-    while addr.connected() {
-        sleep(Duration::from_millis(1)).await;
-    }
+    until(|| !addr.connected()).await;
     addr.do_send(Do::Count);
     assert!(is_closed(&addr.send(Do::Count).await));
     assert_eq!(seen.handled.load(Ordering::SeqCst), 1);
@@ -134,8 +149,9 @@ async fn the_supervisor_of_actix_does_not_survive_a_panic() {
     assert_eq!(seen.restarted.load(Ordering::SeqCst), 1);
 }
 
-/// A panic ends one actor: `stopped` is not called, but the value is dropped while unwinding, and what
-/// else lives on the arbiter goes on.
+/// A panic ends one actor: `stopped` is called and the value dropped while unwinding (a panic in either
+/// would abort the process), what waits in its mailbox is not handled any more, and what else lives on
+/// the arbiter goes on.
 #[actix::test]
 async fn a_panic_drops_the_actor_and_spares_its_arbiter() {
     let arbiter = Arbiter::new();
@@ -143,9 +159,13 @@ async fn a_panic_drops_the_actor_and_spares_its_arbiter() {
     let (v, n) = (victim.clone(), neighbour.clone());
     let victim_addr = Subject::start_in_arbiter(&arbiter.handle(), move |_| Subject(v));
     let neighbour_addr = Subject::start_in_arbiter(&arbiter.handle(), move |_| Subject(n));
-    assert!(is_closed(&victim_addr.send(Do::Panic).await));
-    assert!(victim.dropped_in_panic.load(Ordering::SeqCst));
-    assert!(!victim.stopped.load(Ordering::SeqCst));
+    let panics = victim_addr.send(Do::Panic);
+    let behind = victim_addr.send(Do::Count);
+    assert!(is_closed(&panics.await) && is_closed(&behind.await));
+    // The caller hears of it before the unwinding has reached the value.
+    until(|| victim.dropped_in_panic.load(Ordering::SeqCst)).await;
+    assert!(victim.stopped_in_panic.load(Ordering::SeqCst));
+    assert_eq!(victim.handled.load(Ordering::SeqCst), 1);
     neighbour_addr.send(Do::Count).await.unwrap();
     arbiter.stop();
 }
@@ -178,6 +198,7 @@ async fn a_blocked_actor_wedges_its_arbiter() {
     let neighbour_addr = Subject::start_in_arbiter(&arbiter.handle(), move |_| Subject(n));
     neighbour_addr.send(Do::Count).await.unwrap();
     let block = blocked_addr.send(Do::Block(Duration::from_millis(300)));
+    until(|| blocked.handled.load(Ordering::SeqCst) == 1).await;
     arbiter.stop();
     assert!(timeout(Duration::from_millis(100), neighbour_addr.send(Do::Count)).await.is_err());
     assert!(block.await.is_ok(), "the request to stop did not interrupt the handler");

@@ -9,6 +9,8 @@ mod durable_fs;
 mod engine;
 mod error;
 mod gauges;
+#[cfg(test)]
+mod install_tests;
 pub mod log;
 mod log_rules;
 mod mem_log;

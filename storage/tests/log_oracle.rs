@@ -69,6 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn id_at(log: &MemLog<Blob>, index: u64, term: u64) -> LogId {
     match log.read(index..index + 1, 1).unwrap().first() {
         Some((id, _)) => *id,
+        None if log.bounds().last.is_some_and(|last| index < last.index) => LogId { term: 1, index },
         None => LogId { term, index },
     }
 }

@@ -178,9 +178,8 @@ impl Cluster {
         self.wait_for_leader(&(0..self.nodes.len()).filter(|i| *i != old).collect::<Vec<_>>())
     }
 
-    /// Waits until one of `among` leads and as many of them as make a majority say so.
+    /// Waits until one of `among` leads and as many of them as make a majority of the voters say so.
     pub fn wait_for_leader(&self, among: &[usize]) -> usize {
-        let majority = self.nodes.len() / 2 + 1;
         eventually(&format!("one of the nodes {among:?} leads"), ELECTION_LIMIT, || {
             let views: Vec<(usize, Status)> = among
                 .iter()
@@ -190,6 +189,7 @@ impl Cluster {
             let term = views.iter().map(|(_, status)| status.term()).max().unwrap_or(0);
             let leader = views.iter().find(|(_, s)| s.term() == term && s.state() == "leader");
             let (leader, status) = leader.ok_or_else(|| format!("no leader in term {term}"))?;
+            let majority = status.members().iter().filter(|member| member.voter).count() / 2 + 1;
             let followers =
                 views.iter().filter(|(_, s)| s.term() == term && s.leader() == Some(status.name())).count();
             if followers < majority {

@@ -124,7 +124,12 @@ impl FakeNode {
     }
 
     /// Takes the fake apart from its handle, for the futures.
-    fn run(self: Arc<Self>, to: Option<NodeId>, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+    fn run(
+        self: Arc<Self>,
+        to: Option<NodeId>,
+        batch: Vec<Command>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Outcomes> {
         let commands = batch.len();
         self.batches.lock().push(Batch { to, commands });
         let fate = self.fates.lock().get(&to).cloned().unwrap_or(Fate::Commit);
@@ -271,12 +276,8 @@ impl Bench {
         // A second call in the same process finds the logger in place.
         let _ = env_logger::builder().is_test(true).try_init();
         let fake = FakeNode::leading();
-        let info = NodeInfo {
-            name: "node0".into(),
-            haddr: "h:1".into(),
-            raddr: "r:1".into(),
-            version: "test",
-        };
+        let info =
+            NodeInfo { name: "node0".into(), haddr: "h:1".into(), raddr: "r:1".into(), version: "test" };
         let system = System::start(info, options);
         let worker = system.handles().worker();
         system.attach_node(Arc::new(Port(fake.clone())));

@@ -207,11 +207,6 @@ fn committed_of<P: Payload>(log: &RaftLog<WalTypes<P>>) -> Option<LogId> {
     state.committed().min(state.last()).map(|id| id.0)
 }
 
-/// The id at an index; `None` also when the entry cannot be read.
-fn find<P: Payload>(log: &RaftLog<WalTypes<P>>, index: u64) -> Option<LogId> {
-    log.read(index, index.saturating_add(1)).next()?.ok().map(|(id, _)| id.0)
-}
-
 impl<P: Payload> LogStore<P> for DiskLog<P> {
     fn bounds(&self) -> LogBounds {
         bounds_of(&self.inner.lock().log)
@@ -244,7 +239,11 @@ impl<P: Payload> LogStore<P> for DiskLog<P> {
             return Ok(());
         }
         let mut inner = self.inner.lock();
-        let found = || find(&inner.log, next.index);
+        // An entry that is there and cannot be read at the moment is taken to be the one that is meant.
+        let found = || match inner.log.read(next.index, next.index.saturating_add(1)).next()? {
+            Ok((id, _)) => Some(id.0),
+            Err(_) => Some(next),
+        };
         if !log_rules::commits(bounds_of(&inner.log), committed_of(&inner.log), next, found) {
             return Ok(());
         }

@@ -1,0 +1,259 @@
+//! What fails is rebuilt, callers always get a true answer, and what cannot be healed is given up.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use common::{key, options, set, until, within, Bench};
+use tokio::time::timeout;
+use vaultdb_actors::{component_names, EventKind, Fault, Options, WorkerHandles};
+use vaultdb_kv::{AdminError, Consistency, Health, WriteError};
+
+async fn state_of(worker: &WorkerHandles, name: &str) -> (Health, Option<String>) {
+    let health = worker.status().await.health;
+    let component = health.components.into_iter().find(|component| component.name == name).unwrap();
+    (component.state, component.reason)
+}
+
+async fn saw(worker: &WorkerHandles, name: &str, what: EventKind) -> bool {
+    worker.events(0).await.iter().any(|event| event.component == name && event.what == what)
+}
+
+/// Whichever actor panics is rebuilt, and requests after it succeed.
+#[actix::test]
+async fn a_panicking_actor_is_rebuilt() {
+    let bench = Bench::start(options()).await;
+    let worker = &bench.worker;
+    for name in
+        [component_names::RAFT, component_names::DISPATCHER, component_names::STORE, component_names::HEALTH]
+    {
+        assert!(worker.inject(name, Fault::Panic).await);
+        until("it was rebuilt", || async { bench.restarts(name).await == 1 }).await;
+        worker.submit(set(name), within(5_000)).await.unwrap();
+        let read = worker.read(key(name), Consistency::Linearizable, within(5_000)).await.unwrap();
+        assert_eq!(&read.found.unwrap().value[..], b"v");
+        for what in [EventKind::FaultInjected, EventKind::Failed, EventKind::Restarted] {
+            assert!(saw(worker, name, what).await, "{name} {what:?}");
+        }
+    }
+    until("the new monitor finds all well", || async {
+        worker.status().await.health.state == Health::Healthy
+    })
+    .await;
+}
+
+/// An actor that hangs is replaced on a fresh thread, while status is answered all the time.
+#[actix::test]
+async fn a_hung_actor_is_replaced() {
+    let bench = Bench::start(options()).await;
+    let worker = &bench.worker;
+    for name in [component_names::DISPATCHER, component_names::RAFT, component_names::HEALTH] {
+        let before = bench.restarts(name).await;
+        assert!(worker.inject(name, Fault::Hang(Duration::from_secs(3))).await);
+        let status = timeout(Duration::from_millis(500), worker.status()).await.unwrap();
+        assert!(status.cluster.is_some());
+        until("it was replaced", || async { bench.restarts(name).await > before }).await;
+        worker.submit(set(name), within(5_000)).await.unwrap();
+    }
+}
+
+/// A component that is only slow is reported, and reported as well again.
+#[actix::test]
+async fn a_slow_actor_degrades_and_recovers() {
+    let bench = Bench::start(Options { probes_missed_failed: 100, ..options() }).await;
+    let name = component_names::RAFT;
+    assert!(bench.worker.inject(name, Fault::Hang(Duration::from_millis(300))).await);
+    until("it is degraded", || async { state_of(&bench.worker, name).await.0 == Health::Degraded }).await;
+    until("it is healthy", || async { state_of(&bench.worker, name).await.0 == Health::Healthy }).await;
+    assert!(saw(&bench.worker, name, EventKind::Recovered).await);
+    assert_eq!(bench.restarts(name).await, 0);
+}
+
+/// Writes that wait when the dispatcher panics were certainly not applied; those handed over are
+/// answered by consensus or unknown. Nobody waits for ever.
+#[actix::test]
+async fn writes_pending_in_a_panic_are_answered_truthfully() {
+    let bench = Bench::start(options()).await;
+    bench.fake.lead(None);
+    let waiting = bench.worker.submit(set("a"), within(5_000));
+    let strike = async {
+        until("it waits", || async { bench.worker.status().await.replication.pending == 1 }).await;
+        assert!(bench.worker.inject(component_names::DISPATCHER, Fault::Panic).await);
+    };
+    let (waiting, ()) = futures::join!(waiting, strike);
+    assert_eq!(waiting, Err(WriteError::Unavailable));
+
+    bench.fake.lead(Some(0));
+    bench.fake.close_gate();
+    let before = bench.restarts(component_names::DISPATCHER).await;
+    let sent = bench.worker.submit(set("b"), within(5_000));
+    let strike = async {
+        until("it was sent", || async { bench.fake.sent() == 1 }).await;
+        assert!(bench.worker.inject(component_names::DISPATCHER, Fault::Panic).await);
+        until("it was rebuilt", || async { bench.restarts(component_names::DISPATCHER).await > before })
+            .await;
+        bench.fake.gate.add_permits(10);
+    };
+    let (sent, ()) = futures::join!(sent, strike);
+    assert_eq!(sent.unwrap().applied.revision, 1, "the batch on its way went on");
+    assert_eq!(bench.fake.commands_sent(), 1);
+}
+
+/// A write that was handed over when its thread hangs ends by its deadline as unknown, and one that
+/// was not as certainly not applied, although the actor never says a word.
+#[actix::test]
+async fn writes_in_a_hung_dispatcher_end_by_their_deadline() {
+    // Never replaced here: only the deadline can end the wait.
+    let bench = Bench::start(Options { probes_missed_failed: 1_000, ..options() }).await;
+    bench.fake.close_gate();
+    let sent = bench.worker.submit(set("a"), within(300));
+    let hang = async {
+        until("it was sent", || async { bench.fake.sent() == 1 }).await;
+        let hang = Fault::Hang(Duration::from_secs(2));
+        assert!(bench.worker.inject(component_names::DISPATCHER, hang).await);
+        bench.worker.submit(set("b"), within(100)).await
+    };
+    let (sent, waiting) = futures::join!(sent, hang);
+    assert!(matches!(sent, Err(WriteError::Unknown { .. })), "{sent:?}");
+    assert_eq!(waiting, Err(WriteError::Overloaded));
+    bench.fake.gate.add_permits(10);
+    until("it works again", || async { bench.worker.submit(set("c"), within(500)).await.is_ok() }).await;
+    assert_eq!(bench.fake.commands_sent(), 2, "the write that was given up was never sent");
+}
+
+/// Three restarts in a window are tried; the next failure gives the node up, and says why.
+#[actix::test]
+async fn an_exhausted_budget_escalates() {
+    let bench = Bench::start(options()).await;
+    let name = component_names::RAFT;
+    for round in 1..=3 {
+        assert!(bench.worker.inject(name, Fault::Panic).await);
+        until("it was rebuilt", || async { bench.restarts(name).await == round }).await;
+    }
+    assert!(timeout(Duration::from_millis(20), bench.system.escalated()).await.is_err());
+    assert!(bench.worker.inject(name, Fault::Panic).await);
+    let reason = timeout(Duration::from_secs(5), bench.system.escalated()).await.unwrap();
+    assert!(reason.contains("raft") && reason.contains("3 restarts"), "{reason}");
+    assert!(saw(&bench.worker, name, EventKind::Escalated).await);
+}
+
+/// Threads that blocked actors leave behind are counted; one too many gives the node up.
+#[actix::test]
+async fn abandoned_threads_are_bounded() {
+    let bench = Bench::start(Options { abandoned_arbiters_max: 1, ..options() }).await;
+    for _ in 0..2 {
+        let before = bench.restarts(component_names::RAFT).await;
+        assert!(bench.worker.inject(component_names::RAFT, Fault::Hang(Duration::from_secs(3))).await);
+        let replaced =
+            until("it was replaced", || async { bench.restarts(component_names::RAFT).await > before });
+        let escalated = bench.system.escalated();
+        futures::pin_mut!(replaced, escalated);
+        if let futures::future::Either::Right((reason, _)) =
+            futures::future::select(replaced, escalated).await
+        {
+            assert!(reason.contains("left behind"), "{reason}");
+            return;
+        }
+    }
+    panic!("the second thread was left behind without a word");
+}
+
+/// A supervisor that panics or hangs, a store that fails and consensus that stops cannot be healed here.
+#[actix::test]
+async fn what_cannot_be_rebuilt_escalates() {
+    let bench = Bench::start(options()).await;
+    bench.fake.fail("the log is poisoned");
+    let reason = timeout(Duration::from_secs(5), bench.system.escalated()).await.unwrap();
+    assert!(reason.contains("the log is poisoned"), "{reason}");
+
+    let bench = Bench::start(options()).await;
+    bench.fake.store_fails.store(true, Ordering::SeqCst);
+    let reason = timeout(Duration::from_secs(5), bench.system.escalated()).await.unwrap();
+    assert!(reason.contains("bad block"), "{reason}");
+
+    for fault in [Fault::Panic, Fault::Hang(Duration::from_secs(3))] {
+        let bench = Bench::start(options()).await;
+        assert!(bench.worker.inject(component_names::SUPERVISOR, fault).await);
+        let reason = timeout(Duration::from_secs(5), bench.system.escalated()).await.unwrap();
+        assert!(reason.contains("supervisor"), "{reason}");
+        assert!(!bench.worker.events(0).await.is_empty(), "events are readable without it");
+    }
+}
+
+/// Without fault injection nobody can strike an actor.
+#[actix::test]
+async fn faults_need_leave() {
+    let bench = Bench::start(Options { fault_injection: false, ..options() }).await;
+    assert!(!bench.worker.inject(component_names::RAFT, Fault::Panic).await);
+    assert!(!bench.worker.restart("nobody").await);
+    assert!(bench.worker.restart(component_names::RAFT).await);
+    until("it was restarted", || async { bench.restarts(component_names::RAFT).await == 1 }).await;
+}
+
+/// Trouble of the cluster degrades the node and is named; it is not healed by restarts.
+#[actix::test]
+async fn trouble_of_the_cluster_is_named() {
+    let bench = Bench::start(options()).await;
+    let name = component_names::CLUSTER;
+    bench.fake.peer_unreachable.store(true, Ordering::SeqCst);
+    bench.fake.lead(None);
+    until("both are named", || async {
+        let (state, reason) = state_of(&bench.worker, name).await;
+        let reason = reason.unwrap_or_default();
+        state == Health::Degraded && reason.contains("no leader") && reason.contains("node1")
+    })
+    .await;
+    bench.fake.peer_unreachable.store(false, Ordering::SeqCst);
+    bench.fake.lead(Some(0));
+    until("it is over", || async { state_of(&bench.worker, name).await.0 == Health::Healthy }).await;
+    assert!(saw(&bench.worker, name, EventKind::Recovered).await);
+}
+
+/// Reads: from memory, from the disk, and linearizable; each ends by its deadline.
+#[actix::test]
+async fn reads() {
+    let bench = Bench::start(options()).await;
+    let worker = &bench.worker;
+    worker.submit(set("k"), within(5_000)).await.unwrap();
+    for needs_disk in [false, true] {
+        bench.fake.needs_disk.store(needs_disk, Ordering::SeqCst);
+        for consistency in [Consistency::Stale, Consistency::Linearizable] {
+            let read = worker.read(key("k"), consistency, within(5_000)).await.unwrap();
+            assert_eq!((read.found.unwrap().revision, read.revision), (1, 1));
+            assert_eq!(worker.read(key("x"), consistency, within(5_000)).await.unwrap().found, None);
+        }
+    }
+    bench.fake.barrier_hangs.store(true, Ordering::SeqCst);
+    assert!(worker.read(key("k"), Consistency::Linearizable, within(30)).await.is_err());
+    assert!(worker.read(key("k"), Consistency::Stale, within(5_000)).await.is_ok());
+}
+
+/// Each check of readiness and liveness fails for its own reason and names it.
+#[actix::test]
+async fn checks() {
+    let bench = Bench::start(options()).await;
+    let failing = || async {
+        let checks = bench.worker.health().await;
+        let names: Vec<_> = checks.into_iter().filter(|check| !check.ok).collect();
+        names.into_iter().map(|check| (check.name, check.liveness)).collect::<Vec<_>>()
+    };
+    assert_eq!(failing().await, []);
+    bench.fake.barrier_hangs.store(true, Ordering::SeqCst);
+    assert_eq!(failing().await, [("linearizable_read", false)]);
+    bench.fake.barrier_hangs.store(false, Ordering::SeqCst);
+    bench.fake.store_fails.store(true, Ordering::SeqCst);
+    assert!(failing().await.contains(&("store", true)));
+}
+
+/// Administrative requests reach consensus and end by their deadline.
+#[actix::test]
+async fn administration() {
+    let bench = Bench::start(options()).await;
+    let to = Some("node1".to_owned());
+    assert_eq!(bench.worker.transfer_leader(to, within(5_000)).await, Ok("node1".into()));
+    let stuck = bench.worker.transfer_leader(None, within(30)).await;
+    assert!(matches!(stuck, Err(AdminError::Unknown { .. })), "{stuck:?}");
+}
