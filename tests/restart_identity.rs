@@ -84,6 +84,13 @@ fn damaged_directory_is_refused() {
         ("identity.json is cut", Box::new(write(cut))),
         ("identity.json is not JSON", Box::new(write("{\u{0}\u{0}".into()))),
         ("identity.json is missing", Box::new(|data| fs::remove_file(data.join("identity.json")).unwrap())),
+        (
+            "identity.json and the state are missing, the log is not",
+            Box::new(|data| {
+                fs::remove_file(data.join("identity.json")).unwrap();
+                fs::remove_dir_all(data.join("rocksdb")).unwrap();
+            }),
+        ),
         ("the wal is missing", Box::new(|data| fs::remove_dir_all(data.join("wal")).unwrap())),
         (
             "the wal is empty",

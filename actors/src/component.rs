@@ -1,12 +1,15 @@
-//! An actor as the supervisor sees it: something with a slot that can be built, cleared and struck.
+//! An actor as the supervisor sees it: something with a slot that can be built, cleared and struck,
+//! and the thread it lives on.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix::{Actor, ArbiterHandle, Context, Handler};
 
 use crate::messages::{Fault, Sabotage};
 use crate::sentinel::Sentinel;
-use crate::slot::{Slot, Vitals};
+use crate::slot::{ComponentId, Slot, Vitals};
 
 pub(crate) trait Component {
     fn vitals(&self) -> &Arc<Vitals>;
@@ -50,5 +53,43 @@ where
 
     fn sabotage(&self, fault: Fault) {
         self.slot.tell(Sabotage(fault));
+    }
+}
+
+/// Threads that the supervisor owns, apart from its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// `RaftNodeActor` and `ReplicationDispatcher` together: a batch changes threads once less.
+    Writes,
+    /// `HealthMonitor` alone: it must run while anything else hangs.
+    Health,
+}
+
+pub(crate) enum Place {
+    Home(Home),
+    /// A web worker's own arbiter: cannot be replaced from here.
+    Worker(ArbiterHandle),
+}
+
+/// One component in the supervisor's care.
+pub(crate) struct Member {
+    pub component: Box<dyn Component>,
+    pub place: Place,
+    /// Restarts within the window, oldest first.
+    pub recent: VecDeque<Instant>,
+    pub rebuild_pending: bool,
+}
+
+impl Member {
+    pub fn new(component: Box<dyn Component>, place: Place) -> Self {
+        Self { component, place, recent: VecDeque::new(), rebuild_pending: false }
+    }
+
+    pub fn id(&self) -> ComponentId {
+        self.component.vitals().id
+    }
+
+    pub fn is_at(&self, home: Home) -> bool {
+        matches!(self.place, Place::Home(own) if own == home)
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership};
 use vaultdb_kv::{AdminError, Command, Consistency, Health, Key, ReadError, Revision, WriteError};
 
+use crate::health::PROBE_KEY;
 use crate::messages::{
     Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject, Join, ReadAnswer,
     ReadIndex, ReadKey, RegisterWorker, Restart, Submit, TransferLeader,
@@ -36,7 +37,6 @@ const STATUS_PATIENCE: Duration = Duration::from_millis(100);
 const CHECK_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for the supervisor's answer to a command of an operator.
 const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(1);
-const CHECK_KEY: &[u8] = b"vaultdb/health-probe";
 
 /// The node's actors, from any thread.
 #[derive(Clone)]
@@ -51,6 +51,9 @@ impl Handles {
 
     /// To be called once on each web worker: gives that worker a store actor on its own arbiter, as
     /// soon as consensus is up.
+    ///
+    /// # Panics
+    /// On a thread without an actix arbiter.
     pub fn worker(&self) -> WorkerHandles {
         let number = self.shared.workers.fetch_add(1, Ordering::Relaxed);
         let slot = Slot::empty(ComponentId::Store(number));
@@ -213,7 +216,7 @@ impl WorkerHandles {
     }
 
     async fn check_store(&self) -> Option<String> {
-        let key = Key::new(CHECK_KEY).ok()?;
+        let key = Key::new(PROBE_KEY).ok()?;
         let read = self.read(key, Consistency::Stale, Instant::now() + CHECK_MAX).await;
         read.err().map(|error| error.to_string())
     }

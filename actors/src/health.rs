@@ -24,8 +24,8 @@ use crate::status::HealthReport;
 
 /// Applying that stands still this long behind the committed index is reported.
 const APPLY_STALLED: Duration = Duration::from_secs(1);
-/// Read by the probe of the store; clients cannot be kept from setting it, and it does not matter.
-const PROBE_KEY: &[u8] = b"vaultdb/health-probe";
+/// Read by probes of the store; clients cannot be kept from setting it, and it does not matter.
+pub(crate) const PROBE_KEY: &[u8] = b"vaultdb/health-probe";
 
 pub(crate) struct HealthMonitor {
     shared: Arc<Shared>,

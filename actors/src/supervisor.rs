@@ -4,16 +4,13 @@
 //! when rebuilding cannot help, the node is given up and whatever runs the process restarts it.
 //! Must never wait for another actor.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{
-    Actor, ActorContext, Addr, Arbiter, ArbiterHandle, AsyncContext, Context, Handler, MessageResult,
-};
+use actix::{Actor, ActorContext, Addr, Arbiter, AsyncContext, Context, Handler, MessageResult};
 use vaultdb_kv::Health;
 
-use crate::component::{Component, Slotted};
+use crate::component::{Component, Home, Member, Place, Slotted};
 use crate::dispatcher::ReplicationDispatcher;
 use crate::health::HealthMonitor;
 use crate::messages::{
@@ -32,39 +29,6 @@ use crate::store::StoreActor;
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// Each restart in a window waits this many times longer than the one before.
 const BACKOFF_FACTOR: u32 = 5;
-
-/// Threads that the supervisor owns, apart from its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Home {
-    /// `RaftNodeActor` and `ReplicationDispatcher` together: a batch changes threads once less.
-    Writes,
-    /// `HealthMonitor` alone: it must run while anything else hangs.
-    Health,
-}
-
-enum Place {
-    Home(Home),
-    /// A web worker's own arbiter: cannot be replaced from here.
-    Worker(ArbiterHandle),
-}
-
-struct Member {
-    component: Box<dyn Component>,
-    place: Place,
-    /// Restarts within the window, oldest first.
-    recent: VecDeque<Instant>,
-    rebuild_pending: bool,
-}
-
-impl Member {
-    fn id(&self) -> ComponentId {
-        self.component.vitals().id
-    }
-
-    fn is_at(&self, home: Home) -> bool {
-        matches!(self.place, Place::Home(own) if own == home)
-    }
-}
 
 pub(crate) struct Supervisor {
     members: Vec<Member>,
@@ -107,8 +71,7 @@ impl Supervisor {
     }
 
     fn add(&mut self, component: Box<dyn Component>, place: Place) -> usize {
-        let member = Member { component, place, recent: VecDeque::new(), rebuild_pending: false };
-        self.members.push(member);
+        self.members.push(Member::new(component, place));
         self.members.len() - 1
     }
 

@@ -7,7 +7,7 @@ mod common;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{key, options, set, until, within, Bench};
+use common::{impatient, key, options, set, until, within, Bench};
 use tokio::time::timeout;
 use vaultdb_actors::{component_names, EventKind, Fault, Options, WorkerHandles};
 use vaultdb_kv::{AdminError, Consistency, Health, WriteError};
@@ -48,7 +48,7 @@ async fn a_panicking_actor_is_rebuilt() {
 /// An actor that hangs is replaced on a fresh thread, while status is answered all the time.
 #[actix::test]
 async fn a_hung_actor_is_replaced() {
-    let bench = Bench::start(options()).await;
+    let bench = Bench::start(impatient()).await;
     let worker = &bench.worker;
     for name in [component_names::DISPATCHER, component_names::RAFT, component_names::HEALTH] {
         let before = bench.restarts(name).await;
@@ -63,7 +63,7 @@ async fn a_hung_actor_is_replaced() {
 /// A component that is only slow is reported, and reported as well again.
 #[actix::test]
 async fn a_slow_actor_degrades_and_recovers() {
-    let bench = Bench::start(Options { probes_missed_failed: 100, ..options() }).await;
+    let bench = Bench::start(Options { probes_missed_failed: 100, ..impatient() }).await;
     let name = component_names::RAFT;
     assert!(bench.worker.inject(name, Fault::Hang(Duration::from_millis(300))).await);
     until("it is degraded", || async { state_of(&bench.worker, name).await.0 == Health::Degraded }).await;
@@ -107,7 +107,7 @@ async fn writes_pending_in_a_panic_are_answered_truthfully() {
 #[actix::test]
 async fn writes_in_a_hung_dispatcher_end_by_their_deadline() {
     // Never replaced here: only the deadline can end the wait.
-    let bench = Bench::start(Options { probes_missed_failed: 1_000, ..options() }).await;
+    let bench = Bench::start(Options { probes_missed_failed: 1_000, ..impatient() }).await;
     bench.fake.close_gate();
     let sent = bench.worker.submit(set("a"), within(300));
     let hang = async {
@@ -143,7 +143,7 @@ async fn an_exhausted_budget_escalates() {
 /// Threads that blocked actors leave behind are counted; one too many gives the node up.
 #[actix::test]
 async fn abandoned_threads_are_bounded() {
-    let bench = Bench::start(Options { abandoned_arbiters_max: 1, ..options() }).await;
+    let bench = Bench::start(Options { abandoned_arbiters_max: 1, ..impatient() }).await;
     for _ in 0..2 {
         let before = bench.restarts(component_names::RAFT).await;
         assert!(bench.worker.inject(component_names::RAFT, Fault::Hang(Duration::from_secs(3))).await);
@@ -175,7 +175,7 @@ async fn what_cannot_be_rebuilt_escalates() {
     assert!(reason.contains("bad block"), "{reason}");
 
     for fault in [Fault::Panic, Fault::Hang(Duration::from_secs(3))] {
-        let bench = Bench::start(options()).await;
+        let bench = Bench::start(impatient()).await;
         assert!(bench.worker.inject(component_names::SUPERVISOR, fault).await);
         let reason = timeout(Duration::from_secs(5), bench.system.escalated()).await.unwrap();
         assert!(reason.contains("supervisor"), "{reason}");
@@ -256,4 +256,21 @@ async fn administration() {
     assert_eq!(bench.worker.transfer_leader(to, within(5_000)).await, Ok("node1".into()));
     let stuck = bench.worker.transfer_leader(None, within(30)).await;
     assert!(matches!(stuck, Err(AdminError::Unknown { .. })), "{stuck:?}");
+}
+
+/// A web worker that ends takes its store actor along, and nothing is rebuilt for it.
+#[actix::test]
+async fn a_store_actor_ends_with_its_worker() {
+    let bench = Bench::start(options()).await;
+    let arbiter = actix::Arbiter::new();
+    let handles = bench.system.handles();
+    arbiter.spawn(async move {
+        let worker = handles.worker();
+        worker.read(key("k"), Consistency::Stale, within(5_000)).await.unwrap();
+        actix::Arbiter::current().stop();
+    });
+    until("it is let go", || async { saw(&bench.worker, component_names::STORE, EventKind::Stopped).await })
+        .await;
+    assert_eq!(bench.restarts(component_names::STORE).await, 0);
+    assert_eq!(bench.worker.status().await.health.state, Health::Healthy);
 }

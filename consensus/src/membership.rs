@@ -3,7 +3,7 @@
 //! Invariant: a node that lost its disk never votes under its old id. It joins under a new one as a
 //! learner, and takes its predecessor's vote over in one membership change once it has caught up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -166,17 +166,32 @@ impl Core {
         let reply = JoinReply { cluster_id: self.me.cluster_id.clone(), id, revision };
         let node = PeerNode { name: request.name.clone(), addr: request.addr.clone() };
         match membership.get_node(&id) {
-            Some(known) if *known == node => return Ok(Attempt::Done(reply)),
+            Some(known) if *known == node => Ok(Attempt::Done(reply)),
+            // The same data directory asks from another address than before.
+            Some(known) if request.instance.is_some() => {
+                log::info!(
+                    "node {id} \"{}\" moves from {} to {}",
+                    node.name,
+                    known.addr.raft,
+                    node.addr.raft
+                );
+                let moved = ChangeMembers::SetNodes(BTreeMap::from([(id, node)]));
+                match self.raft.change_membership(moved, true).await {
+                    Ok(_) => Ok(Attempt::Done(reply)),
+                    Err(e) => change_failed(e),
+                }
+            }
             Some(known) => {
                 let reason = format!("\"{}\" is a member at {}", request.name, known.addr.raft);
-                return Err(AdminError::Conflict { reason });
+                Err(AdminError::Conflict { reason })
             }
-            None => {}
-        }
-        log::info!("node {id} \"{}\" at {} joins as a learner", node.name, node.addr.raft);
-        match self.raft.add_learner(id, node, false).await {
-            Ok(_) => Ok(Attempt::Done(reply)),
-            Err(e) => change_failed(e),
+            None => {
+                log::info!("node {id} \"{}\" at {} joins as a learner", node.name, node.addr.raft);
+                match self.raft.add_learner(id, node, false).await {
+                    Ok(_) => Ok(Attempt::Done(reply)),
+                    Err(e) => change_failed(e),
+                }
+            }
         }
     }
 

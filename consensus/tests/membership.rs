@@ -21,6 +21,17 @@ async fn joining_is_idempotent_and_names_are_unique() {
     let first = cluster.nodes[follower].join(request.clone(), deadline(5_000)).await.unwrap();
     let again = cluster.nodes[leader].join(request.clone(), deadline(5_000)).await.unwrap();
     assert_eq!(first.id, again.id);
+    let elsewhere = JoinRequest {
+        addr: MemberAddr { raft: "elsewhere:1".into(), http: "elsewhere:2".into() },
+        ..request.clone()
+    };
+    let moved = cluster.nodes[follower].join(elsewhere.clone(), deadline(5_000)).await.unwrap();
+    assert_eq!(moved.id, first.id);
+    eventually("the new address is known", || {
+        let members = cluster.nodes[follower].status().members;
+        members.iter().any(|m| m.member.id == first.id && m.member.addr == elsewhere.addr).then_some(())
+    })
+    .await;
     let taken = JoinRequest { name: cluster.nodes[leader].status().node.name, ..request };
     let refused = cluster.nodes[follower].join(taken, deadline(5_000)).await;
     assert!(matches!(refused, Err(AdminError::Conflict { .. })), "{refused:?}");

@@ -19,16 +19,17 @@ pub(crate) fn sync(path: &Path) -> Result<(), StorageError> {
         .map_err(StorageError::io(format!("cannot sync {}", path.display())))
 }
 
-/// Makes `dir` and what leads to it, and its name durable.
+/// Makes `dir` and what leads to it, durably.
 pub(crate) fn create_dir(dir: &Path) -> Result<(), StorageError> {
     if dir.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(dir).map_err(StorageError::io(format!("cannot create {}", dir.display())))?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync(parent),
-        Some(_) | None => Ok(()),
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_dir(parent)?;
     }
+    fs::create_dir(dir).map_err(StorageError::io(format!("cannot create {}", dir.display())))?;
+    sync(parent.unwrap_or(Path::new(".")))
 }
 
 /// Replaces `dir/name` as a whole: a reader finds the old content or the new, at any kill.

@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use crate::types::{LogId, Vote};
 
-/// Called when an operation is durable, or has failed. Runs on the log's own thread: must not block.
+/// Called when an operation is durable, or has failed or been refused. Runs on the log's own thread or the
+/// caller's, while the log may be locked: must neither block nor call the log.
 pub type OnDurable = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// What an entry carries. Cloning must be cheap: recent entries are kept decoded.

@@ -369,3 +369,6 @@ impl Core {
         error
     }
 }
+
+#[cfg(test)]
+mod stale_fill_tests;

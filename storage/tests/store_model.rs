@@ -162,7 +162,7 @@ fn concurrent_reads_are_never_stale() {
 
     let dir = tempfile::tempdir().unwrap();
     let store =
-        StateMachine::open(dir.path(), vaultdb_storage::StoreOptions { cache_bytes: 64 << 10, ..tiny() })
+        StateMachine::open(dir.path(), vaultdb_storage::StoreOptions { cache_bytes: 8 << 10, ..tiny() })
             .unwrap();
     let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -172,7 +172,7 @@ fn concurrent_reads_are_never_stale() {
                 let mut round = reader;
                 while !stop.load(Ordering::Relaxed) {
                     round = mix(round);
-                    let key = key(round % 4);
+                    let key = key(round % KEYS);
                     // Every entry sets every key, so a value is never older than the revision.
                     let published = store.revision();
                     let found = store.get(&key).unwrap();
@@ -183,7 +183,9 @@ fn concurrent_reads_are_never_stale() {
             });
         }
         for index in 1..=3_000 {
-            let pairs = (0..4).map(|number| (key(number), index.to_string().into())).collect();
+            // Larger together than the cache, so that entries are evicted and read again all the time.
+            let value = bytes::Bytes::from(vec![0; 300]);
+            let pairs = (0..KEYS).map(|number| (key(number), value.clone())).collect();
             store.apply(&[(at(index), Op::Command(Command::Set { pairs }))]).unwrap();
             if index % 500 == 0 {
                 let snapshot = store.build_snapshot().unwrap();

@@ -31,6 +31,8 @@ pub struct Plan {
     pub links: bool,
     /// Flags of every node.
     pub flags: Vec<String>,
+    /// Settings of every node, as `VAULTDB_*` variables.
+    pub env: Vec<(&'static str, String)>,
     /// For a second cluster in the same test: the first one holds the turn.
     pub beside: bool,
 }
@@ -87,6 +89,7 @@ impl Cluster {
         });
         for node in &mut nodes {
             node.flags.clone_from(&plan.flags);
+            node.env.clone_from(&plan.env);
         }
         Self { nodes, links, dir: Some(dir), _turn: turn }
     }

@@ -52,6 +52,8 @@ pub struct Node {
     pub log: PathBuf,
     /// Flags beyond name and addresses.
     pub flags: Vec<String>,
+    /// Settings of the node, as `VAULTDB_*` variables.
+    pub env: Vec<(&'static str, String)>,
     child: Option<Child>,
 }
 
@@ -65,6 +67,7 @@ impl Node {
             data: dir.join(name),
             log: dir.join(format!("{name}.log")),
             flags: Vec::new(),
+            env: Vec::new(),
             child: None,
         }
     }
@@ -89,8 +92,9 @@ impl Node {
     pub fn spawn(&mut self, command: &mut Command) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         if let Some(filter) = std::env::var_os("VAULTDB_TEST_LOG") {
-            command.env("RUST_LOG", filter);
+            command.env("VAULTDB_LOG", filter);
         }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let (out, err) = (self.log_file(), self.log_file());
         let child = command.stdout(out).stderr(err).spawn();
         self.child = Some(child.unwrap_or_else(|error| panic!("{} does not start: {error}", self.name)));

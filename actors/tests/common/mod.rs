@@ -251,11 +251,15 @@ impl Node for Port {
     }
 }
 
-/// Probes fast enough for a test to wait for their verdict.
+/// For tests in which something hangs: probes fast enough to wait for their verdict.
+pub fn impatient() -> Options {
+    Options { probe_timeout: Duration::from_millis(40), ..options() }
+}
+
+/// Quick to look, but patient: printing the trace of a panic blocks a thread for a while.
 pub fn options() -> Options {
     Options {
         probe_interval: Duration::from_millis(10),
-        probe_timeout: Duration::from_millis(40),
         leaderless_degraded: Duration::from_millis(50),
         peer_unreachable_degraded: Duration::from_millis(20),
         restart_backoff: Duration::from_millis(1),

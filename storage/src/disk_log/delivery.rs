@@ -27,9 +27,18 @@ pub(crate) struct Delivery {
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    callbacks: VecDeque<(u64, OnDurable)>,
+    /// Operations below this number are durable.
+    durable_end: u64,
+    callbacks: VecDeque<Pending>,
     flushes: usize,
     bytes: usize,
+}
+
+struct Pending {
+    number: u64,
+    done: OnDurable,
+    /// Why it never entered the log; answered in its turn all the same.
+    refused: Option<io::Error>,
 }
 
 /// Goes through raft-log with one flush. If raft-log drops it, the flush has failed.
@@ -87,45 +96,52 @@ impl Delivery {
         waiting.next += 1;
         waiting.flushes += 1;
         waiting.bytes += bytes;
-        waiting.callbacks.extend(done.map(|done| (number, done)));
+        waiting.callbacks.extend(done.map(|done| Pending { number, done, refused: None }));
         Mark { delivery: self.clone(), number, bytes, answered: false }
     }
 
-    /// Answers an operation that never entered the log, after all those that did.
+    /// Answers an operation that never entered the log, after those before it.
     pub(crate) fn refuse(&self, done: OnDurable, error: io::Error) -> io::Error {
-        let _calling = self.calling.lock();
-        done(Err(copy(&error)));
+        {
+            let mut waiting = self.waiting.lock();
+            let number = waiting.next;
+            waiting.next += 1;
+            waiting.callbacks.push_back(Pending { number, done, refused: Some(copy(&error)) });
+        }
+        self.deliver();
         error
     }
 
     /// Ends the log: everything that waits has failed, and everything to come.
     pub(crate) fn fail(&self, reason: &str) -> io::Error {
-        log::error!("the Raft log has failed: {reason}");
-        // The first reason stays.
-        let reason = self.failure.get_or_init(|| reason.to_owned());
+        let reason = self.failure.get_or_init(|| {
+            log::error!("the Raft log has failed: {reason}");
+            reason.to_owned()
+        });
         self.room.notify_all();
-        let _calling = self.calling.lock();
-        let callbacks = std::mem::take(&mut self.waiting.lock().callbacks);
-        for (_, done) in callbacks {
-            done(Err(failed(reason)));
-        }
+        self.deliver();
         failed(reason)
     }
 
-    fn succeeded(&self, upto: u64) {
+    /// Answers what can be answered by now, in order.
+    fn deliver(&self) {
         let _calling = self.calling.lock();
         loop {
-            let done = {
+            let (done, result) = {
                 let mut waiting = self.waiting.lock();
-                match waiting.callbacks.front() {
-                    Some((number, _)) if *number <= upto => waiting.callbacks.pop_front(),
-                    Some(_) | None => None,
-                }
+                let durable_end = waiting.durable_end;
+                let failure = self.failure.get();
+                let Some(first) = waiting.callbacks.front_mut() else { return };
+                let result = match (first.refused.take(), failure) {
+                    (Some(error), _) => Err(error),
+                    (None, _) if first.number < durable_end => Ok(()),
+                    (None, Some(reason)) => Err(failed(reason)),
+                    (None, None) => return,
+                };
+                let first = waiting.callbacks.pop_front().expect("looked at above");
+                (first.done, result)
             };
-            match done {
-                Some((_, done)) => done(Ok(())),
-                None => return,
-            }
+            done(result);
         }
     }
 }
@@ -143,10 +159,13 @@ impl Mark {
             let mut waiting = self.delivery.waiting.lock();
             waiting.flushes -= 1;
             waiting.bytes -= self.bytes;
+            if result.is_ok() {
+                waiting.durable_end = self.number + 1;
+            }
         }
         self.delivery.room.notify_all();
         match result {
-            Ok(()) => self.delivery.succeeded(self.number),
+            Ok(()) => self.delivery.deliver(),
             Err(error) => {
                 self.delivery.fail(&error.to_string());
             }
@@ -206,6 +225,23 @@ mod tests {
         assert_eq!(calls.lock().len(), 5);
         assert!(delivery.check().is_err());
         assert_eq!(delivery.waiting.lock().bytes, 0);
+    }
+
+    /// What is refused is answered in its turn, behind what is under way.
+    #[test]
+    fn refusal_waits_for_its_turn() {
+        let (delivery, calls) = (Arc::new(Delivery::default()), Calls::default());
+        let mark = delivery.register(1, record(&calls, 0));
+        delivery.refuse(record(&calls, 1).expect("one"), refusal());
+        assert_eq!(calls.lock().len(), 0);
+        mark.send(Ok(()));
+        delivery.refuse(record(&calls, 2).expect("one"), refusal());
+        assert_eq!(*calls.lock(), [(0, true), (1, false), (2, false)]);
+        assert!(delivery.check().is_ok());
+    }
+
+    fn refusal() -> io::Error {
+        io::ErrorKind::InvalidInput.into()
     }
 
     /// A mark that raft-log drops is a failure, not silence.
