@@ -101,7 +101,12 @@ async fn identity(options: &BootOptions) -> Result<Identity, BootError> {
     let mut identity = match dir.map(|dir| Identity::load(dir, &options.name)).transpose()?.flatten() {
         Some(known) if known.node_id.is_some() => return Ok(known),
         // A restart before joining succeeded: the same instance asks again.
-        Some(asked_before) => asked_before,
+        Some(asked_before) if !options.join.is_empty() => asked_before,
+        Some(_) => {
+            let reason =
+                "the data directory was made to join a cluster and has not joined yet: start it with -join";
+            return Err(BootError::Failed(reason.into()));
+        }
         None => {
             refuse_orphaned_data(dir)?;
             Identity::new(&options.name)
@@ -109,7 +114,10 @@ async fn identity(options: &BootOptions) -> Result<Identity, BootError> {
     };
     // From here on a missing log is a loss, not a new directory: so it comes before the identity.
     if let Some(dir) = dir {
-        create_log(dir, options.log.clone()).map_err(|e| BootError::Unfit(e.to_string()))?;
+        let empty = create_log(dir, options.log.clone()).map_err(|e| BootError::Unfit(e.to_string()))?;
+        if !empty {
+            return Err(orphaned(dir, "wal"));
+        }
     }
     if options.join.is_empty() {
         identity.bootstrap();
@@ -135,14 +143,16 @@ fn save(identity: &Identity, dir: Option<&Path>) -> Result<(), BootError> {
 /// Data without an identity is somebody's: a new cluster over it would hide what was lost.
 fn refuse_orphaned_data(dir: Option<&Path>) -> Result<(), BootError> {
     let Some(dir) = dir else { return Ok(()) };
-    let used = |name: &str| std::fs::read_dir(dir.join(name)).is_ok_and(|mut d| d.next().is_some());
-    match ["rocksdb", "wal"].into_iter().find(|name| used(name)) {
-        // A crash right after the log was made, before the identity was written, leaves an empty one.
-        Some("wal") if !used("rocksdb") => Ok(()),
-        Some(name) => Err(BootError::Unfit(format!(
-            "{} holds {name}/ but no identity.json: restore the file, or empty the directory to join anew",
-            dir.display()
-        ))),
-        None => Ok(()),
+    // A log may be there: a crash right after it was made, before the identity was, leaves an empty one.
+    match std::fs::read_dir(dir.join("rocksdb")).is_ok_and(|mut files| files.next().is_some()) {
+        true => Err(orphaned(dir, "rocksdb")),
+        false => Ok(()),
     }
+}
+
+fn orphaned(dir: &Path, name: &str) -> BootError {
+    BootError::Unfit(format!(
+        "{} holds {name}/ but no identity.json: restore the file, or empty the directory to join anew",
+        dir.display()
+    ))
 }

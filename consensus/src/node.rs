@@ -101,12 +101,14 @@ pub fn wal_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("wal")
 }
 
-/// Creates the log of a new data directory, so that from then on a missing one is noticed.
+/// Creates the log of a new data directory, so that from then on a missing one is noticed. Tells
+/// whether it is empty, as a new one is.
 ///
 /// # Errors
-/// When the log cannot be created.
-pub fn create_log(data_dir: &Path, options: LogOptions) -> Result<(), StorageError> {
-    DiskLog::<LogPayload>::open(&wal_dir(data_dir), options).map(drop)
+/// When the log cannot be created or read.
+pub fn create_log(data_dir: &Path, options: LogOptions) -> Result<bool, StorageError> {
+    let log = DiskLog::<LogPayload>::open(&wal_dir(data_dir), options)?;
+    Ok(log.bounds().last.is_none() && log.vote().is_none())
 }
 
 fn open_stores(config: &ConsensusConfig) -> Result<Stores, StartError> {
