@@ -19,7 +19,7 @@ const SHUTDOWN_MS_MAX: u64 = 9_500;
 const EXIT_UNFIT: u8 = 70;
 
 /// Logs of libraries that repeat with each missed beat of a peer that is down, or each bad request.
-const QUIET_LOGS: &str = "openraft=warn,openraft::replication=error,openraft::core::heartbeat=error,chunked_wal=warn,actix_http=off,actix_server=warn";
+const QUIET_LOGS: &str = "openraft=warn,openraft::replication=error,openraft::core::heartbeat=error,chunked_wal=warn,raft_log=warn,tracing::span=warn,actix_http=off,actix_server=warn";
 
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {

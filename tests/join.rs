@@ -5,11 +5,12 @@
 
 mod support;
 
+use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::http;
-use support::{eventually, Cluster, Plan, Request, Response};
+use support::{eventually, ports, Cluster, Node, Plan, Request, Response};
 
 /// Longest wait for five nodes that start at once on two cores.
 const FORM_LIMIT: Duration = Duration::from_secs(60);
@@ -89,7 +90,7 @@ fn through_any_member_and_idempotent() {
     cluster.start_node(1, Some(&join));
     cluster.wait_members(&names(0..2), FORM_LIMIT);
     let follower = 1 - cluster.leader();
-    let dead = support::ports::free();
+    let dead = ports::free();
     let list = format!("localhost:{dead},{}", cluster.join_flag(follower));
     cluster.start_node(2, Some(&list));
     cluster.wait_members(&names(0..3), FORM_LIMIT);
@@ -129,11 +130,35 @@ fn member_ignores_join() {
     let leader = cluster.leader();
     cluster.must_put(leader, "k", "v");
     cluster.terminate(2);
-    let nowhere = format!(":{}", support::ports::free());
+    let nowhere = format!(":{}", ports::free());
     cluster.start_node(2, Some(&nowhere));
     cluster.wait_members(&names(0..3), RESTART_LIMIT);
     assert_eq!(cluster.status(2).id(), id);
     assert_eq!(cluster.must_get(2, "k").as_deref(), Some("v"));
+}
+
+/// A name belongs to its node while that lives: a second node that claims it stays outside.
+#[test]
+fn impostor_stays_outside() {
+    let mut cluster = Cluster::start(3);
+    let before = ids(&cluster.status(0).members());
+    let dir = cluster.dir().join("impostor");
+    fs::create_dir(&dir).unwrap();
+    let mut impostor = Node::new("node2", &dir, ports::free(), ports::free());
+    impostor.start(Some(&cluster.join_flag(0)));
+    impostor.wait_answers(RESTART_LIMIT);
+    let end = Instant::now() + WATCH;
+    while Instant::now() < end {
+        assert_eq!(ids(&cluster.status(0).members()), before);
+        assert_eq!(impostor.exited(), None, "it goes on asking: {}", impostor.log_tail());
+        assert_eq!(impostor.status().unwrap().leader(), None);
+        thread::sleep(Duration::from_millis(100));
+    }
+    check_one_cluster(&cluster);
+    let stopped = impostor.terminate();
+    assert_eq!(stopped.code, Some(0), "a node that still asks stops cleanly");
+    assert!(stopped.took < Duration::from_secs(10), "{:?}", stopped.took);
+    cluster.wait_formed();
 }
 
 /// Two clusters of one stay two, also when one is told to take the other's running node in, and when a
@@ -157,8 +182,8 @@ fn other_cluster_is_refused() {
         let answer = http::send(a.port(0), &Request::post("/join?timeout=3s", body)).unwrap();
         println!("join of {name}: {} {}", answer.status, answer.text());
     }
-    let end = std::time::Instant::now() + WATCH;
-    while std::time::Instant::now() < end {
+    let end = Instant::now() + WATCH;
+    while Instant::now() < end {
         let status = a.status(0);
         let voters: Vec<_> = status.members().into_iter().filter(|m| m.voter).collect();
         assert_eq!(voters.len(), 1, "{:?}", status.members());

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use support::cluster::FORM_LIMIT;
-use support::{Cluster, Load, LoadPlan, Plan, Registers, Request};
+use support::{eventually, Cluster, Load, LoadPlan, Plan, Registers, Request};
 
 const SECONDS_DEFAULT: u64 = 30;
 const RESUME_LIMIT: Duration = Duration::from_secs(25);
@@ -143,4 +143,17 @@ fn trouble(cluster: &mut Cluster, dice: &mut Dice) {
             cluster.restart(leader);
         }
     }
+}
+
+/// The check has teeth: where reads are stale by default, it says so.
+#[test]
+fn stale_reads_are_seen() {
+    let flags = vec!["--read-consistency".into(), "stale".into()];
+    let cluster = Cluster::start_plan(&Plan { flags, ..Plan::nodes(3) });
+    let mut registers = Registers::start(&cluster.ports(), 2);
+    eventually("a stale read is noticed", RESUME_LIMIT, || match registers.violations().len() {
+        0 => Err(format!("none in {} reads", registers.reads())),
+        _ => Ok(()),
+    });
+    assert!(registers.end()[0].contains("was known before"));
 }

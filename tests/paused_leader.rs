@@ -19,7 +19,7 @@ const WAKE_LIMIT: Duration = Duration::from_secs(15);
 
 #[test]
 fn woken_leader_never_answers_from_its_past() {
-    let cluster = Cluster::start(5);
+    let mut cluster = Cluster::start(5);
     let (mut fresh, mut refused) = (0, 0);
     for round in 0..ROUNDS {
         let (old_value, new_value) = (format!("old{round}"), format!("new{round}"));

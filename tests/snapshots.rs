@@ -15,7 +15,7 @@ const ROUNDS: usize = 8;
 const LOAD_LIMIT: Duration = Duration::from_secs(25);
 const RETURN_LIMIT: Duration = Duration::from_secs(40);
 /// Times that a node is killed while it receives or installs a snapshot.
-const INSTALL_KILLS: u64 = 10;
+const INSTALL_KILLS: u64 = 16;
 
 /// Snapshots every 100 entries, files of the log as small as they may be, a cache that is always full.
 fn busy(nodes: usize) -> Plan {
@@ -76,7 +76,7 @@ fn snapshot_brings_a_node_back() {
         load.wait_acked(300, LOAD_LIMIT);
         cluster.restart(victim);
         // A little longer each time, so that the kills fall into every part of it.
-        thread::sleep(Duration::from_millis(40 + 35 * kill));
+        thread::sleep(Duration::from_millis(60 + 23 * kill));
         cluster.kill9(victim);
     }
     cluster.restart(victim);

@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{eventually, Cluster, Load, LoadPlan};
+use support::{eventually, Cluster, Load, LoadPlan, Plan};
 
 const REJOIN_LIMIT: Duration = Duration::from_secs(40);
 const LOAD_LIMIT: Duration = Duration::from_secs(20);
@@ -85,4 +85,29 @@ fn wiped_leader_returns_with_a_new_id() {
     });
     cluster.wait_formed();
     assert_eq!(cluster.must_get(leader, "kept").as_deref(), Some("yes"));
+}
+
+/// A node in memory loses its disk at each stop: it comes back as a new one, and writes nothing anywhere.
+#[test]
+fn node_in_memory_returns_with_a_new_id() {
+    let mut cluster = Cluster::start_plan(&Plan { flags: vec!["-inmem".into()], ..Plan::nodes(3) });
+    let leader = cluster.leader();
+    let victim = (leader + 1) % 3;
+    let old_id = cluster.status(victim).id().unwrap();
+    for i in 0..100 {
+        cluster.must_put(i % 3, &format!("k{i}"), "v");
+    }
+    cluster.kill9(victim);
+    let join = cluster.join_flag(leader);
+    cluster.start_node(victim, Some(&join));
+    cluster.wait_formed();
+    assert_ne!(cluster.status(victim).id(), Some(old_id));
+    for i in 0..100 {
+        assert_eq!(cluster.must_get(victim, &format!("k{i}")).as_deref(), Some("v"));
+    }
+    for node in &cluster.nodes {
+        for part in ["rocksdb", "wal"] {
+            assert!(!node.data.join(part).exists(), "{} has {part}/ on disk", node.name);
+        }
+    }
 }

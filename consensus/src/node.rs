@@ -122,7 +122,26 @@ fn open_stores(config: &ConsensusConfig) -> Result<Stores, StartError> {
         return Err(StartError::LogMissing(wal));
     }
     let log: Arc<dyn LogStore<LogPayload>> = Arc::new(DiskLog::open(&wal, config.log.clone())?);
-    Ok(Stores { log, store: Arc::new(StateMachine::open(dir, config.store.clone())?) })
+    let store = Arc::new(StateMachine::open(dir, config.store.clone())?);
+    renew_snapshot(&*log, &store)?;
+    Ok(Stores { log, store })
+}
+
+/// Makes sure that a snapshot reaches as far as the log is, or is about to be, purged.
+///
+/// A state that is ahead of the log comes from a snapshot whose installation a crash cut short: the data
+/// had been switched, the log not purged nor the older snapshot replaced. openraft then purges the log up
+/// to the applied id, and takes a snapshot that ends before that for damage.
+fn renew_snapshot(log: &dyn LogStore<LogPayload>, store: &StateMachine) -> Result<(), StorageError> {
+    let bounds = log.bounds();
+    let applied = store.applied().log_id;
+    let purged = if applied > bounds.last { applied } else { bounds.purged };
+    let reaches = store.current_snapshot().and_then(|snapshot| snapshot.meta().applied.log_id);
+    if reaches < purged {
+        log::info!("building a snapshot up to {applied:?}: the last one reaches {reaches:?}");
+        store.build_snapshot()?;
+    }
+    Ok(())
 }
 
 fn raft_config(config: &ConsensusConfig) -> Result<Arc<Config>, StartError> {
@@ -347,4 +366,31 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     tokio::spawn(core.clone().promote_learners());
     let reads = ReadBarrier::spawn(core.clone());
     Ok((core, reads))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use vaultdb_kv::{Command, Key};
+    use vaultdb_storage::{LogId, Op};
+
+    use super::*;
+
+    /// After a crash between the switch to an installed snapshot's data and the rest of the installation,
+    /// the snapshot that openraft finds covers everything that it is about to purge.
+    #[test]
+    fn a_snapshot_reaches_as_far_as_the_log_is_purged() {
+        let id = |index| LogId { term: 1, index };
+        let set = Op::Command(Command::Delete { key: Key::new("k").unwrap() });
+        let store = StateMachine::in_memory(StoreOptions::default());
+        store.apply(&[(id(100), set.clone())]).unwrap();
+        store.build_snapshot().unwrap();
+        store.apply(&[(id(2993), set)]).unwrap();
+        let log = MemLog::<LogPayload>::new();
+        log.append(vec![(id(0), LogPayload::Blank)], Box::new(|_| {})).unwrap();
+        renew_snapshot(&log, &store).unwrap();
+        let reaches = store.current_snapshot().unwrap().meta().applied.log_id;
+        assert_eq!(reaches, Some(id(2993)));
+    }
 }

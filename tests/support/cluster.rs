@@ -217,11 +217,11 @@ impl Cluster {
         }
     }
 
-    pub fn pause(&self, i: usize) {
+    pub fn pause(&mut self, i: usize) {
         self.nodes[i].signal(Signal::STOP);
     }
 
-    pub fn resume(&self, i: usize) {
+    pub fn resume(&mut self, i: usize) {
         self.nodes[i].signal(Signal::CONT);
     }
 

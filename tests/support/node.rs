@@ -20,6 +20,8 @@ const STOPPED_LIMIT: Duration = Duration::from_secs(30);
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes of a log that are shown when a test fails.
 const LOG_TAIL_BYTES: usize = 6_000;
+/// Bytes of a panic's message that are shown before them.
+const LOG_PANIC_BYTES: usize = 800;
 
 /// The binary under test with nothing of the caller's `VAULTDB_*` environment.
 pub fn vaultdb() -> Command {
@@ -113,15 +115,19 @@ impl Node {
         self.child.is_some()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    /// Panics when the process has ended by itself: whatever it was sent must not hide that.
+    pub fn signal(&mut self, signal: Signal) {
+        if let Some(code) = self.exited() {
+            panic!("{} ended by itself with {code:?}:\n{}", self.name, self.log_tail());
+        }
         let child = self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
-        // The child is not reaped before `child` is taken, so its pid is still its own.
+        // Not reaped since it was seen to run, so its pid is still its own.
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
         kill_process(pid, signal).unwrap_or_else(|error| panic!("signal to {}: {error}", self.name));
     }
 
     /// SIGKILL, without waiting for the end.
-    pub fn kill9(&self) {
+    pub fn kill9(&mut self) {
         self.signal(Signal::KILL);
     }
 
@@ -186,14 +192,24 @@ impl Node {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
+    /// The end of the log and, before it, the first panic, which a long backtrace would push out.
     pub fn log_tail(&self) -> String {
         let text = self.log_text();
-        let mut from = text.len().saturating_sub(LOG_TAIL_BYTES);
-        while !text.is_char_boundary(from) {
-            from += 1;
-        }
-        text[from..].to_owned()
+        let tail = boundary(&text, text.len().saturating_sub(LOG_TAIL_BYTES));
+        let panic = text.find("panicked at").filter(|at| *at < tail).map(|at| {
+            let end = boundary(&text, (at + LOG_PANIC_BYTES).min(tail));
+            format!("{}\n[…]\n", &text[at..end])
+        });
+        panic.unwrap_or_default() + &text[tail..]
     }
+}
+
+/// The character boundary at or before `at`.
+fn boundary(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
 }
 
 impl Drop for Node {

@@ -81,21 +81,31 @@ impl Registers {
 
     /// Ends the load; panics with every violation. Answers one line on what was done.
     pub fn stop(mut self) -> String {
+        let violations = self.end();
+        assert!(violations.is_empty(), "not linearizable: {violations:#?}");
+        let count: usize = self.registers.iter().map(|all| lock(all).len()).sum();
+        format!("{} reads and {} writes of {count} registers", self.reads(), self.writes())
+    }
+
+    /// Violations seen so far; the load goes on.
+    pub fn violations(&self) -> Vec<String> {
+        lock(&self.shared.violations).clone()
+    }
+
+    /// Ends the load; answers every violation.
+    pub fn end(&mut self) -> Vec<String> {
         self.shared.over.store(true, SeqCst);
         for thread in self.threads.drain(..) {
             thread.join().expect("neither a reader nor a writer panics");
         }
-        let mut violations = std::mem::take(&mut *lock(&self.shared.violations));
-        let mut count = 0;
+        let mut violations = self.violations();
         for register in self.registers.iter().flat_map(|all| lock(all).clone()) {
-            count += 1;
             let returned = lock(&register.returned).clone();
             for number in lock(&register.refused).intersection(&returned) {
                 violations.push(format!("{}: {number} was refused and was read", register.key));
             }
         }
-        assert!(violations.is_empty(), "not linearizable: {violations:#?}");
-        format!("{} reads and {} writes of {count} registers", self.reads(), self.writes())
+        violations
     }
 }
 
@@ -191,7 +201,7 @@ fn number(answer: Result<super::Response, Failure>) -> Result<Option<u64>, Strin
     match (response.status, response.code().as_str()) {
         (200, _) => response.text().parse().map(Some).map_err(|_| format!("read {:?}", response.text())),
         (404, "key_not_found") => Ok(Some(0)),
-        (503, "no_leader" | "starting" | "behind") => Ok(None),
+        (503, "no_leader" | "starting" | "behind") | (429, "overloaded") => Ok(None),
         (other, _) => Err(format!("a read was answered {other}: {}", response.text())),
     }
 }
