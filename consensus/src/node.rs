@@ -250,7 +250,8 @@ impl Consensus {
     /// Returns when a linearizable read may be served from the local store.
     ///
     /// # Errors
-    /// See [`ReadBarrier::wait`].
+    /// [`ReadError::NoLeader`] when no confirmed leader was found in time, [`ReadError::Behind`] when the
+    /// local store did not catch up with it, [`ReadError::Overloaded`], [`ReadError::Unavailable`].
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ReadError> {
         self.reads.wait(deadline).await
     }

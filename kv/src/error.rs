@@ -39,7 +39,7 @@ pub enum WriteError {
     #[error("there is no leader that could take the write")]
     NoLeader,
     /// Not applied: too many requests in flight, or the deadline passed while it still waited here.
-    #[error("too many requests are in flight")]
+    #[error("too many requests are in flight, or this one waited here until its deadline")]
     Overloaded,
     /// Not applied: the node is not ready yet, or is stopping.
     #[error("the node is starting or stopping")]
@@ -78,7 +78,7 @@ pub enum ReadError {
     /// The local store had not reached what the read needs when the deadline passed.
     #[error("the local store is at revision {revision} and did not catch up before the deadline")]
     Behind { revision: Revision },
-    #[error("too many requests are in flight")]
+    #[error("too many requests are in flight, or this one waited here until its deadline")]
     Overloaded,
     #[error("the node is starting or stopping")]
     Unavailable,
