@@ -20,6 +20,7 @@ mod state_machine;
 mod status;
 #[cfg(test)]
 mod suite_tests;
+mod tending;
 pub mod transport;
 mod types;
 mod wire;

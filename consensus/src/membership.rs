@@ -1,7 +1,6 @@
-//! Joining, promotion and moving leadership. All of it runs on the leader, one change at a time.
+//! Joining and moving leadership. All of it runs on the leader, one change at a time.
 //!
-//! Invariant: a node that lost its disk never votes under its old id. It joins under a new one as a
-//! learner, and takes its predecessor's vote over in one membership change once it has caught up.
+//! Invariant: a node that lost its disk never votes under its old id: it joins under a new one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -16,15 +15,11 @@ use vaultdb_kv::{AdminError, ApplyResult, Command, NodeId};
 
 use crate::api::{JoinReply, JoinRequest, Leader, ProposeError};
 use crate::core::{shared, Core};
-use crate::types::{Membership, PeerNode, StoredMembership, TypeConfig};
+use crate::types::{PeerNode, StoredMembership, TypeConfig};
 use crate::wire::{Request, Response};
 
 /// A member that was heard of within this time is alive.
 pub const CONTACT_MS_MAX: u64 = 2_000;
-/// A learner this close to the end of the log is caught up.
-const TRAILING_ENTRIES_MAX: u64 = 64;
-/// How often the leader looks for learners to promote, in milliseconds.
-const PROMOTION_TICK_MS: u64 = 50;
 /// Pause before a step that failed for now is tried again, in milliseconds.
 const RETRY_MS: u64 = 25;
 
@@ -301,62 +296,6 @@ impl Core {
                 Err(AdminError::Unknown { reason: "the successor did not lead before the deadline".into() })
             }
         }
-    }
-
-    /// Promotes learners that have caught up, for as long as the node runs.
-    pub async fn promote_learners(self: Arc<Self>) {
-        let mut tick = tokio::time::interval(Duration::from_millis(PROMOTION_TICK_MS));
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            if self.fatal.borrow().is_some() {
-                return;
-            }
-            if !self.leadership().is_local {
-                continue;
-            }
-            let Some((id, voters)) = self.next_promotion() else { continue };
-            let _one_at_a_time = self.membership_change.lock().await;
-            log::info!("node {id} has caught up: the voters become {voters:?}");
-            match self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await {
-                Ok(_) => {}
-                Err(e) => log::info!("node {id} is not promoted yet: {e}"),
-            }
-        }
-    }
-
-    /// A learner that has caught up, and the voters with it in its predecessors' place.
-    fn next_promotion(&self) -> Option<(NodeId, BTreeSet<NodeId>)> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let replication = metrics.replication.as_ref()?;
-        let membership: &Membership = metrics.membership_config.membership();
-        // openraft makes one change at a time; wait until the last one is committed and uniform.
-        if membership.get_joint_config().len() != 1
-            || metrics.membership_config.log_id() != metrics.committed_membership_config.log_id()
-        {
-            return None;
-        }
-        let last = metrics.last_log_index.unwrap_or(0);
-        let caught_up = |id: &NodeId| {
-            let matched = replication.get(id).and_then(|m| m.as_ref()).map(|m| m.index());
-            matched.is_some_and(|m| m + TRAILING_ENTRIES_MAX >= last)
-                && self.contacts.since(*id).is_some_and(|t| t < Duration::from_millis(CONTACT_MS_MAX))
-        };
-        // A name's latest id is the one that counts.
-        let current = |id: &NodeId, node: &PeerNode| {
-            self.store.registered(&node.name).is_some_and(|(latest, _, _)| latest == *id)
-        };
-        let learner = membership
-            .learner_ids()
-            .find(|id| caught_up(id) && membership.get_node(id).is_some_and(|node| current(id, node)))?;
-        let name = &membership.get_node(&learner)?.name;
-        let mut voters: BTreeSet<NodeId> = membership
-            .voter_ids()
-            .filter(|id| membership.get_node(id).is_some_and(|node| node.name != *name))
-            .collect();
-        voters.insert(learner);
-        Some((learner, voters))
     }
 }
 

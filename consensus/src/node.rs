@@ -364,7 +364,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     tokio::spawn(server::serve(core.clone(), listener));
     tokio::spawn(status::watch_leadership(core.clone()));
     tokio::spawn(status::ping_peers(core.clone()));
-    tokio::spawn(core.clone().promote_learners());
+    tokio::spawn(core.clone().tend_membership());
     let reads = ReadBarrier::spawn(core.clone());
     Ok((core, reads))
 }

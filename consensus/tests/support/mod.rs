@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pipes::Pipes;
-use vaultdb_consensus::api::{Committed, JoinRequest, ProposeError};
+use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, ProposeError};
 use vaultdb_consensus::identity::Identity;
 use vaultdb_consensus::{Consensus, ConsensusConfig, RaftOptions, Timing};
 use vaultdb_kv::{Command, Key, MemberAddr, ReadError, Role};
@@ -92,25 +92,26 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
-    /// A new data directory asks the cluster in, and its node starts.
-    pub async fn join(&mut self, name: &str) -> usize {
-        let mut identity = Identity::new(name);
-        let request = JoinRequest {
-            name: name.to_owned(),
-            addr: addr(name),
-            instance: Some(identity.instance.clone()),
-        };
-        let reply = loop {
+    /// Asks until the node that had the name before is no longer thought to be alive.
+    pub async fn ask_in(&self, name: &str, instance: &str) -> JoinReply {
+        let request =
+            JoinRequest { name: name.to_owned(), addr: addr(name), instance: Some(instance.to_owned()) };
+        loop {
             let asked = self.nodes.last().unwrap();
             match asked.join(request.clone(), deadline(5_000)).await {
-                Ok(reply) => break reply,
-                // The one whose name it was is still thought to be alive.
+                Ok(reply) => return reply,
                 Err(vaultdb_kv::AdminError::Conflict { .. }) => {
                     tokio::time::sleep(Duration::from_millis(100)).await
                 }
                 Err(e) => panic!("join of {name}: {e}"),
             }
-        };
+        }
+    }
+
+    /// A new data directory asks the cluster in, and its node starts.
+    pub async fn join(&mut self, name: &str) -> usize {
+        let mut identity = Identity::new(name);
+        let reply = self.ask_in(name, &identity.instance).await;
         identity.cluster_id = Some(reply.cluster_id);
         identity.node_id = Some(reply.id);
         self.launch(&identity)
