@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::ChangeMembers;
+use openraft::{ChangeMembers, Precondition};
 use vaultdb_kv::NodeId;
 
 use crate::core::Core;
 use crate::membership::CONTACT_MS_MAX;
-use crate::types::{Membership, PeerNode};
+use crate::types::{Membership, PeerNode, TypeConfig};
 
 /// A learner this close to the end of the log is caught up.
 const TRAILING_ENTRIES_MAX: u64 = 64;
@@ -35,17 +35,19 @@ impl Core {
             if !self.leadership().is_local {
                 continue;
             }
-            let Some(change) = self.next_change() else { continue };
             let _one_at_a_time = self.membership_change.lock().await;
+            let Some((change, unchanged)) = self.next_change() else { continue };
             log::info!("membership: {change}");
-            match self.raft.change_membership(change.clone().into_openraft(), false).await {
+            // Voters that were worked out from another membership could undo what another leader did.
+            match self.raft.change_membership_if(change.clone().into_openraft(), false, [unchanged]).await {
                 Ok(_) => {}
                 Err(e) => log::info!("membership: {change}: not yet: {e}"),
             }
         }
     }
 
-    fn next_change(&self) -> Option<Change> {
+    /// The next change, and the condition under which it was found: the membership is still the same.
+    fn next_change(&self) -> Option<(Change, Precondition<TypeConfig>)> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let replication = metrics.replication.as_ref()?;
@@ -59,9 +61,10 @@ impl Core {
             let matched = replication.get(&id).and_then(|m| m.as_ref()).map(|m| m.index());
             matched.is_some_and(|m| m + TRAILING_ENTRIES_MAX >= last)
         };
-        next_change(metrics.membership_config.membership(), alive, caught_up, |name| {
-            self.store.registered(name).map(|(latest, _, _)| latest)
-        })
+        let latest = |name: &str| self.store.registered(name).map(|(latest, _, _)| latest);
+        let change = next_change(metrics.membership_config.membership(), alive, caught_up, latest)?;
+        let last_membership_log_id = *metrics.membership_config.log_id();
+        Some((change, Precondition::LastMembershipLogId { last_membership_log_id }))
     }
 }
 
