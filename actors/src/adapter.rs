@@ -39,12 +39,17 @@ impl Node for ConsensusNode {
         self.consensus.subscribe_leadership()
     }
 
-    fn propose(&self, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+    fn propose(&self, batch: Vec<Arc<Command>>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
         let consensus = self.consensus.clone();
         async move { consensus.propose(batch, deadline).await }.boxed()
     }
 
-    fn forward(&self, to: NodeId, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+    fn forward(
+        &self,
+        to: NodeId,
+        batch: Vec<Arc<Command>>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Outcomes> {
         let consensus = self.consensus.clone();
         async move { consensus.forward(to, batch, deadline).await }.boxed()
     }

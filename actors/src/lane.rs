@@ -2,6 +2,7 @@
 //! into the queue), or unknown.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{timeout, timeout_at};
@@ -61,7 +62,12 @@ enum Route {
 }
 
 /// Sends a batch; once it stalls, lets it go on by itself. Returns whether any of it was refused.
-async fn send_or_detach(queue: &Rc<Queue>, route: Route, items: Vec<Item>, commands: Vec<Command>) -> bool {
+async fn send_or_detach(
+    queue: &Rc<Queue>,
+    route: Route,
+    items: Vec<Item>,
+    commands: Vec<Arc<Command>>,
+) -> bool {
     let queue = queue.clone();
     let mut batch = Box::pin(async move {
         let outcomes = send(&queue, &route, &items, commands).await;
@@ -76,7 +82,7 @@ async fn send_or_detach(queue: &Rc<Queue>, route: Route, items: Vec<Item>, comma
     }
 }
 
-async fn send(queue: &Queue, route: &Route, items: &[Item], commands: Vec<Command>) -> Outcomes {
+async fn send(queue: &Queue, route: &Route, items: &[Item], commands: Vec<Arc<Command>>) -> Outcomes {
     let count = items.len();
     let deadline = items.iter().map(|item| item.write.deadline).max().unwrap_or_else(Instant::now);
     let all = |error: ProposeError| vec![Err(error); count];

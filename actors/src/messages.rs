@@ -21,7 +21,7 @@ use crate::store::StoreActor;
 #[derive(Debug, Message)]
 #[rtype(result = "Outcomes")]
 pub(crate) struct Propose {
-    pub batch: Vec<Command>,
+    pub batch: Vec<Arc<Command>>,
     pub deadline: Instant,
     pub handed: Handed,
 }

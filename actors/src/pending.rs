@@ -28,7 +28,7 @@ pub(crate) struct Pending {
     state: AtomicU8,
     pub bytes: usize,
     pub deadline: Instant,
-    pub command: Command,
+    pub command: Arc<Command>,
 }
 
 /// How far a write had come when its caller gave it up.
@@ -45,7 +45,7 @@ pub(crate) enum Fate {
 impl Pending {
     pub fn new(command: Command, deadline: Instant) -> Arc<Self> {
         let bytes = command.payload_bytes() + OVERHEAD_BYTES;
-        Arc::new(Self { state: AtomicU8::new(QUEUED), bytes, deadline, command })
+        Arc::new(Self { state: AtomicU8::new(QUEUED), bytes, deadline, command: Arc::new(command) })
     }
 
     /// To be called right before the write is handed over; `false` when nobody waits for it any more.

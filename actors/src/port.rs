@@ -22,9 +22,14 @@ pub trait Node: Send + Sync + 'static {
     fn leadership(&self) -> Arc<Leadership>;
     fn subscribe_leadership(&self) -> watch::Receiver<Arc<Leadership>>;
     /// Replicates on this node as leader.
-    fn propose(&self, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes>;
+    fn propose(&self, batch: Vec<Arc<Command>>, deadline: Instant) -> BoxFuture<'static, Outcomes>;
     /// Hands the batch to `to`, one hop over the Raft port.
-    fn forward(&self, to: NodeId, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes>;
+    fn forward(
+        &self,
+        to: NodeId,
+        batch: Vec<Arc<Command>>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Outcomes>;
     /// Ends once the local store may be read linearizably.
     fn read_barrier(&self, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>>;
     fn join(

@@ -143,7 +143,7 @@ impl Queue {
 
     /// The next batch: everything that waits, up to the limits. Each write in it is marked as handed
     /// over; writes that expired or were given up are settled on the way.
-    pub fn take_batch(&self, now: Instant) -> (Vec<Item>, Vec<Command>) {
+    pub fn take_batch(&self, now: Instant) -> (Vec<Item>, Vec<Arc<Command>>) {
         let mut waiting = self.waiting.borrow_mut();
         let expected = waiting.len().min(self.batch_commands_max);
         let (mut items, mut commands) = (Vec::with_capacity(expected), Vec::with_capacity(expected));

@@ -129,6 +129,6 @@ fn propose_error(e: ClientWriteError<crate::types::TypeConfig>) -> ProposeError 
     }
 }
 
-pub fn shared(commands: Vec<Command>) -> impl ExactSizeIterator<Item = SharedCommand> {
-    commands.into_iter().map(|command| SharedCommand(Arc::new(command)))
+pub fn shared(commands: Vec<Arc<Command>>) -> impl ExactSizeIterator<Item = SharedCommand> {
+    commands.into_iter().map(SharedCommand)
 }

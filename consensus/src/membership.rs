@@ -218,7 +218,7 @@ impl Core {
             addr: request.addr.clone(),
         };
         let deadline = Instant::now() + Duration::from_millis(CONTACT_MS_MAX);
-        match self.propose(shared(vec![command]), deadline).await.pop() {
+        match self.propose(shared(vec![Arc::new(command)]), deadline).await.pop() {
             Some(Ok(committed)) => match committed.applied.result {
                 ApplyResult::NodeRegistered { id } => Ok(Attempt::Done((id, committed.applied.revision))),
                 other => Err(AdminError::Unknown { reason: format!("registering answered {other:?}") }),

@@ -216,7 +216,7 @@ impl Consensus {
     /// Proposes on this node as the leader. One answer a command, in order, by the deadline.
     pub async fn propose(
         &self,
-        batch: Vec<Command>,
+        batch: Vec<Arc<Command>>,
         deadline: Instant,
     ) -> Vec<Result<Committed, ProposeError>> {
         self.core.propose(shared(batch), deadline).await
@@ -226,7 +226,7 @@ impl Consensus {
     pub async fn forward(
         &self,
         to: NodeId,
-        batch: Vec<Command>,
+        batch: Vec<Arc<Command>>,
         deadline: Instant,
     ) -> Vec<Result<Committed, ProposeError>> {
         let count = batch.len();
@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn a_snapshot_reaches_as_far_as_the_log_is_purged() {
         let id = |index| LogId { term: 1, index };
-        let set = Op::Command(Command::Delete { key: Key::new("k").unwrap() });
+        let set = Op::Command(Arc::new(Command::Delete { key: Key::new("k").unwrap() }));
         let store = StateMachine::in_memory(StoreOptions::default());
         store.apply(&[(id(100), set.clone())]).unwrap();
         store.build_snapshot().unwrap();

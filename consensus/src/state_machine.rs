@@ -20,6 +20,9 @@ use crate::types::{
 
 /// Most entries in one write to the engine.
 const RUN_ENTRIES_MAX: usize = 1024;
+/// Most entries that are applied on the spot, without a hop to the blocking pool and back: two of its
+/// wake-ups cost more than such a write into a memtable takes.
+const PROMPT_ENTRIES_MAX: usize = 1024;
 /// Most bytes of commands in one write to the engine.
 const RUN_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -49,7 +52,14 @@ impl StateMachineAdapter {
         let Some((last, _)) = run.entries.last() else { return Ok(()) };
         let last = last.index;
         let entries = std::mem::take(&mut run.entries);
-        let answers = self.blocking(move |store| store.apply(&entries)).await?;
+        let prompt = match entries.len() <= PROMPT_ENTRIES_MAX {
+            true => self.store.try_apply(&entries).map_err(io::Error::other)?,
+            false => None,
+        };
+        let answers = match prompt {
+            Some(answers) => answers,
+            None => self.blocking(move |store| store.apply(&entries)).await?,
+        };
         self.applied.send_replace(last);
         for (responder, answer) in run.responders.drain(..).zip(answers) {
             if let Some(responder) = responder {
@@ -74,7 +84,7 @@ fn op(entry: Entry) -> (Op, usize) {
         EntryPayload::Blank => (Op::Blank, 0),
         EntryPayload::Normal(command) => {
             let bytes = command.0.payload_bytes();
-            (Op::Command(Arc::unwrap_or_clone(command.0)), bytes)
+            (Op::Command(command.0), bytes)
         }
         EntryPayload::Membership(m) => (Op::Membership(codec::encode(&WireMembership::from(&m)).into()), 0),
     }

@@ -15,7 +15,7 @@ const CRASH_AT: &str = "VAULTDB_TEST_CRASH_AT";
 
 fn entry(index: u64, value: &'static str) -> (LogId, Op) {
     let pairs = vec![(Key::new("k").unwrap(), Bytes::from_static(value.as_bytes()))];
-    (LogId { term: 1, index }, Op::Command(KvCommand::Set { pairs }))
+    (LogId { term: 1, index }, Op::Command(KvCommand::Set { pairs }.into()))
 }
 
 fn value(store: &StateMachine) -> Option<Bytes> {

@@ -35,11 +35,13 @@ pub(crate) fn evaluate<'a>(
                 changes.membership = Some((*log_id, membership.clone()));
                 ApplyResult::None
             }
-            Op::Command(Command::Set { pairs }) => set(&mut changes, pairs),
-            Op::Command(Command::Delete { key }) => delete(&mut changes, key, &stored)?,
-            Op::Command(Command::RegisterNode { name, instance, addr }) => {
-                ApplyResult::NodeRegistered { id: register(&mut changes, meta, name, instance, addr) }
-            }
+            Op::Command(command) => match &**command {
+                Command::Set { pairs } => set(&mut changes, pairs),
+                Command::Delete { key } => delete(&mut changes, key, &stored)?,
+                Command::RegisterNode { name, instance, addr } => {
+                    ApplyResult::NodeRegistered { id: register(&mut changes, meta, name, instance, addr) }
+                }
+            },
         };
         answers.push(Applied { revision: changes.revision, result });
     }
@@ -132,7 +134,7 @@ mod tests {
                     instance: instance.map(Into::into),
                     addr: addr.clone(),
                 };
-                (LogId { term: 1, index }, Op::Command(command))
+                (LogId { term: 1, index }, Op::Command(command.into()))
             })
             .collect();
         for run in ops.chunks(runs_of) {
@@ -189,8 +191,8 @@ mod tests {
     #[test]
     fn delete_sees_its_own_run() {
         let key = |name: &'static str| Key::new(name).expect("short");
-        let set = |name| Op::Command(Command::Set { pairs: vec![(key(name), Value::new())] });
-        let delete = |name| Op::Command(Command::Delete { key: key(name) });
+        let set = |name| Op::Command(Command::Set { pairs: vec![(key(name), Value::new())] }.into());
+        let delete = |name| Op::Command(Command::Delete { key: key(name) }.into());
         let ops = [delete("a"), set("a"), delete("a"), delete("a"), delete("stored"), delete("stored")];
         let run: Vec<(LogId, Op)> =
             ops.into_iter().zip(1..).map(|(op, index)| (LogId { term: 1, index }, op)).collect();

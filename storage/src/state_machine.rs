@@ -5,6 +5,7 @@
 //!
 //! Entries are applied by one thread at a time; everything else may be called from any thread.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,7 +18,7 @@ use crate::durable_fs;
 use crate::engine::generations::Generations;
 use crate::engine::memory::MemoryEngine;
 use crate::engine::rocks::{RocksEngine, RocksSettings};
-use crate::engine::{Engine, EngineHandle, Meta};
+use crate::engine::{Changes, Engine, EngineHandle, Meta};
 use crate::error::StorageError;
 use crate::gauges::Gauges;
 use crate::options::StoreOptions;
@@ -136,12 +137,42 @@ impl StateMachine {
         let stored = |key: &[u8]| Ok(core.cache.contains(key) || engine.contains(key)?);
         let (changes, answers) = run::evaluate(&meta, run, stored).map_err(|error| core.fail(error))?;
         engine.write(&changes).map_err(|error| core.fail(error))?;
-        for (key, change) in &changes.data {
-            core.cache.update(key, *change);
-        }
-        meta.advance(&changes);
-        core.publish(&meta.applied);
+        core.finish(&mut meta, &changes);
         Ok(answers)
+    }
+
+    /// Applies a run like [`StateMachine::apply`] if that takes memory alone: no read of the disk, no wait
+    /// for a flush, a compaction or another thread. `None` when it would, and then nothing was changed.
+    ///
+    /// # Errors
+    /// As [`StateMachine::apply`].
+    pub fn try_apply(&self, run: &[(LogId, Op)]) -> Result<Option<Vec<Applied>>, StorageError> {
+        let core = &*self.core;
+        core.check()?;
+        if run.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let Some(mut meta) = core.applying.try_lock() else { return Ok(None) };
+        let engine = core.engine();
+        let needs_disk = Cell::new(false);
+        let stored = |key: &[u8]| {
+            if core.cache.contains(key) {
+                return Ok(true);
+            }
+            match engine.try_get(key)? {
+                Lookup::Ready(found) => Ok(found.is_some()),
+                Lookup::NeedsDisk => {
+                    needs_disk.set(true);
+                    Ok(false)
+                }
+            }
+        };
+        let (changes, answers) = run::evaluate(&meta, run, stored).map_err(|error| core.fail(error))?;
+        if needs_disk.get() || !engine.try_write(&changes).map_err(|error| core.fail(error))? {
+            return Ok(None);
+        }
+        core.finish(&mut meta, &changes);
+        Ok(Some(answers))
     }
 
     /// The value of a key; may read the disk.
@@ -342,6 +373,15 @@ impl StateMachine {
 impl Core {
     pub(crate) fn engine(&self) -> EngineHandle {
         self.engine.read().clone()
+    }
+
+    /// What follows a write to the engine: the cache has it, then everybody sees it.
+    fn finish(&self, meta: &mut Meta, changes: &Changes<'_>) {
+        for (key, change) in &changes.data {
+            self.cache.update(key, *change);
+        }
+        meta.advance(changes);
+        self.publish(&meta.applied);
     }
 
     fn publish(&self, applied: &AppliedState) {

@@ -1,5 +1,7 @@
 //! The words that the log, the state machine and snapshots share.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use vaultdb_kv::{Command, NodeId, Revision};
 
@@ -26,7 +28,8 @@ pub struct Vote {
 pub enum Op {
     /// Moves only the applied log id.
     Blank,
-    Command(Command),
+    /// Shared: the log and the streams to peers hold the same command.
+    Command(Arc<Command>),
     /// The consensus layer's own encoding of a membership; stored, never looked into.
     Membership(Bytes),
 }

@@ -178,7 +178,7 @@ fn snapshot_under_writes_is_of_one_moment() {
             let mut index = 2;
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 let pairs = (0..8).map(|number| (key(number), index.to_string().into())).collect();
-                let op = Op::Command(vaultdb_kv::Command::Set { pairs });
+                let op = Op::Command(vaultdb_kv::Command::Set { pairs }.into());
                 store_ref.apply(&[(at(index), op)]).unwrap();
                 index += 1;
             }

@@ -186,7 +186,7 @@ fn concurrent_reads_are_never_stale() {
             // Larger together than the cache, so that entries are evicted and read again all the time.
             let value = bytes::Bytes::from(vec![0; 300]);
             let pairs = (0..KEYS).map(|number| (key(number), value.clone())).collect();
-            store.apply(&[(at(index), Op::Command(Command::Set { pairs }))]).unwrap();
+            store.apply(&[(at(index), Op::Command(Command::Set { pairs }.into()))]).unwrap();
             if index % 500 == 0 {
                 let snapshot = store.build_snapshot().unwrap();
                 store.install_snapshot(&transfer(&snapshot, &store, 1 << 20)).unwrap();

@@ -127,7 +127,7 @@ impl FakeNode {
     fn run(
         self: Arc<Self>,
         to: Option<NodeId>,
-        batch: Vec<Command>,
+        batch: Vec<Arc<Command>>,
         deadline: Instant,
     ) -> BoxFuture<'static, Outcomes> {
         let commands = batch.len();
@@ -138,7 +138,7 @@ impl FakeNode {
                 Fate::Commit => {
                     let gate = self.gate.clone();
                     gate.acquire().await.unwrap().forget();
-                    batch.into_iter().map(|command| Ok(self.apply(command))).collect()
+                    batch.into_iter().map(|command| Ok(self.apply(Arc::unwrap_or_clone(command)))).collect()
                 }
                 Fate::Refuse(error) => vec![Err(error); commands],
                 Fate::Hang => {
@@ -163,11 +163,16 @@ impl Node for Port {
         self.0.leadership.subscribe()
     }
 
-    fn propose(&self, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+    fn propose(&self, batch: Vec<Arc<Command>>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
         self.0.clone().run(None, batch, deadline)
     }
 
-    fn forward(&self, to: NodeId, batch: Vec<Command>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+    fn forward(
+        &self,
+        to: NodeId,
+        batch: Vec<Arc<Command>>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Outcomes> {
         self.0.clone().run(Some(to), batch, deadline)
     }
 

@@ -34,9 +34,9 @@ fn addr(name: &str) -> MemberAddr {
     MemberAddr { raft: format!("{name}:1"), http: format!("{name}:2") }
 }
 
-pub fn set(key: &str, value: &str) -> Command {
+pub fn set(key: &str, value: &str) -> Arc<Command> {
     let key = Key::new(key.to_owned()).unwrap();
-    Command::Set { pairs: vec![(key, value.to_owned().into())] }
+    Arc::new(Command::Set { pairs: vec![(key, value.to_owned().into())] })
 }
 
 /// Waits until `check` gives a value, at most [`PATIENCE`].

@@ -77,6 +77,10 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn try_write(&self, changes: &Changes<'_>) -> Result<bool, StorageError> {
+        self.write(changes).map(|()| true)
+    }
+
     fn load_meta(&self) -> Result<Meta, StorageError> {
         Ok(self.state.read().meta.clone())
     }

@@ -77,6 +77,8 @@ pub(crate) trait Engine: Send + Sync {
     fn try_get(&self, key: &[u8]) -> Result<Lookup, StorageError>;
     fn contains(&self, key: &[u8]) -> Result<bool, StorageError>;
     fn write(&self, changes: &Changes<'_>) -> Result<(), StorageError>;
+    /// Writes unless that would have to wait; `false` when it would, and nothing was changed.
+    fn try_write(&self, changes: &Changes<'_>) -> Result<bool, StorageError>;
     fn load_meta(&self) -> Result<Meta, StorageError>;
     /// Returns once everything written is durable.
     fn flush(&self) -> Result<(), StorageError>;

@@ -80,6 +80,8 @@ pub(crate) struct RocksEngine {
     db: DB,
     dir: OwnedDir,
     write_options: WriteOptions,
+    /// For writes that must not wait for a flush or a compaction.
+    prompt_write_options: WriteOptions,
     memory_only: ReadOptions,
     /// Writes since it was opened, and those of them under 0x00: tells keys from overhead in estimates.
     writes: AtomicU64,
@@ -109,12 +111,16 @@ impl RocksEngine {
         let db = DB::open(options, dir)?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
+        let mut prompt_write_options = WriteOptions::default();
+        prompt_write_options.disable_wal(true);
+        prompt_write_options.set_no_slowdown(true);
         let mut memory_only = ReadOptions::default();
         memory_only.set_read_tier(ReadTier::BlockCache);
         Ok(Self {
             db,
             dir: OwnedDir::new(dir.to_path_buf(), true),
             write_options,
+            prompt_write_options,
             memory_only,
             writes: AtomicU64::new(0),
             meta_writes: AtomicU64::new(0),
@@ -190,31 +196,15 @@ impl Engine for RocksEngine {
     }
 
     fn write(&self, changes: &Changes<'_>) -> Result<(), StorageError> {
-        let mut batch = WriteBatch::default();
-        let mut stored = Vec::new();
-        for (key, change) in &changes.data {
-            match change {
-                Some((revision, value)) => {
-                    layout::encode_value(*revision, value, &mut stored);
-                    layout::with_data_key(key, |key| batch.put(key, &stored));
-                }
-                None => layout::with_data_key(key, |key| batch.delete(key)),
-            }
+        Ok(self.write_with(changes, &self.write_options)?)
+    }
+
+    fn try_write(&self, changes: &Changes<'_>) -> Result<bool, StorageError> {
+        match self.write_with(changes, &self.prompt_write_options) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(false),
+            Err(error) => Err(error.into()),
         }
-        let data_writes = batch.len();
-        batch.put(layout::APPLIED, layout::encode_meta(&(Some(changes.log_id), changes.revision)));
-        if let Some(membership) = &changes.membership {
-            batch.put(layout::MEMBERSHIP, layout::encode_meta(membership));
-        }
-        for (name, registration) in &changes.registered {
-            batch.put(layout::registration_key(name), layout::encode_meta(registration));
-            batch.put(layout::LAST_NODE_ID, layout::encode_meta(&changes.last_node_id));
-        }
-        let writes = batch.len();
-        self.db.write_opt(batch, &self.write_options)?;
-        self.writes.fetch_add(writes as u64, Ordering::Relaxed);
-        self.meta_writes.fetch_add((writes - data_writes) as u64, Ordering::Relaxed);
-        Ok(())
     }
 
     fn load_meta(&self) -> Result<Meta, StorageError> {
@@ -236,6 +226,39 @@ impl Engine for RocksEngine {
             disk_bytes: durable_fs::names(&dir)?.iter().map(size).sum(),
             background_errors: self.property(properties::BACKGROUND_ERRORS)?,
         })
+    }
+}
+
+impl RocksEngine {
+    fn write_with(&self, changes: &Changes<'_>, options: &WriteOptions) -> Result<(), rocksdb::Error> {
+        let mut batch = WriteBatch::default();
+        let mut stored = Vec::new();
+        // In order, so that the memtable's skip list finds each place near the one before.
+        let mut data: Vec<_> = changes.data.iter().collect();
+        data.sort_unstable_by_key(|(key, _)| **key);
+        for (key, change) in data {
+            match change {
+                Some((revision, value)) => {
+                    layout::encode_value(*revision, value, &mut stored);
+                    layout::with_data_key(key, |key| batch.put(key, &stored));
+                }
+                None => layout::with_data_key(key, |key| batch.delete(key)),
+            }
+        }
+        let data_writes = batch.len();
+        batch.put(layout::APPLIED, layout::encode_meta(&(Some(changes.log_id), changes.revision)));
+        if let Some(membership) = &changes.membership {
+            batch.put(layout::MEMBERSHIP, layout::encode_meta(membership));
+        }
+        for (name, registration) in &changes.registered {
+            batch.put(layout::registration_key(name), layout::encode_meta(registration));
+            batch.put(layout::LAST_NODE_ID, layout::encode_meta(&changes.last_node_id));
+        }
+        let writes = batch.len();
+        self.db.write_opt(batch, options)?;
+        self.writes.fetch_add(writes as u64, Ordering::Relaxed);
+        self.meta_writes.fetch_add((writes - data_writes) as u64, Ordering::Relaxed);
+        Ok(())
     }
 }
 

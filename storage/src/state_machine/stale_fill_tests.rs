@@ -7,7 +7,7 @@ use super::*;
 
 fn set(index: u64, value: &'static str) -> (LogId, Op) {
     let pairs = vec![(Key::new("k").unwrap(), value.into())];
-    (LogId { term: 1, index }, Op::Command(Command::Set { pairs }))
+    (LogId { term: 1, index }, Op::Command(Command::Set { pairs }.into()))
 }
 
 /// Does `write` between a reader's look at the engine and its fill; the reader must not put back the old
@@ -30,7 +30,7 @@ fn fill_that_a_write_overtook_is_dropped() {
         store.apply(&[set(2, "new")]).unwrap();
     });
     race(&store, |store| {
-        let delete = Op::Command(Command::Delete { key: Key::new("k").unwrap() });
+        let delete = Op::Command(Command::Delete { key: Key::new("k").unwrap() }.into());
         store.apply(&[(LogId { term: 1, index: 3 }, delete)]).unwrap();
     });
 }

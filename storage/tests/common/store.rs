@@ -47,7 +47,14 @@ impl Model {
                 self.applied.membership = Some((log_id, membership.clone()));
                 ApplyResult::None
             }
-            Op::Command(Command::Set { pairs }) => {
+            Op::Command(command) => self.apply_command(command),
+        };
+        Applied { revision: self.applied.revision, result }
+    }
+
+    fn apply_command(&mut self, command: &Command) -> ApplyResult {
+        match command {
+            Command::Set { pairs } => {
                 self.applied.revision += 1;
                 for (key, value) in pairs {
                     let revision: Revision = self.applied.revision;
@@ -55,13 +62,12 @@ impl Model {
                 }
                 ApplyResult::Set
             }
-            Op::Command(Command::Delete { key }) => {
+            Command::Delete { key } => {
                 self.applied.revision += 1;
                 ApplyResult::Deleted { existed: self.data.remove(key).is_some() }
             }
-            Op::Command(Command::RegisterNode { .. }) => panic!("not in this model"),
-        };
-        Applied { revision: self.applied.revision, result }
+            Command::RegisterNode { .. } => panic!("not in this model"),
+        }
     }
 
     /// The store holds exactly this.
@@ -93,23 +99,23 @@ pub fn op(seed: u64, index: u64) -> Op {
     match random % 16 {
         0 => Op::Blank,
         1 => Op::Membership(Bytes::from(random.to_le_bytes().to_vec())),
-        2..=5 => Op::Command(Command::Delete { key: key((random >> 8) % KEYS) }),
+        2..=5 => Op::Command(Command::Delete { key: key((random >> 8) % KEYS) }.into()),
         kind => {
             let pairs =
                 (0..=kind % 4).map(|i| (key(mix(random + i) % KEYS), value(mix(random ^ i) >> 3))).collect();
-            Op::Command(Command::Set { pairs })
+            Op::Command(Command::Set { pairs }.into())
         }
     }
 }
 
 pub fn register(name: &str, instance: &str) -> Op {
     let addr = MemberAddr { raft: format!("{name}:1"), http: format!("{name}:2") };
-    Op::Command(Command::RegisterNode { name: name.into(), instance: Some(instance.into()), addr })
+    Op::Command(Command::RegisterNode { name: name.into(), instance: Some(instance.into()), addr }.into())
 }
 
 pub fn set(pairs: &[(u64, &'static str)]) -> Op {
     let pairs = pairs.iter().map(|(number, value)| (key(*number), Bytes::from_static(value.as_bytes())));
-    Op::Command(Command::Set { pairs: pairs.collect() })
+    Op::Command(Command::Set { pairs: pairs.collect() }.into())
 }
 
 pub fn at(index: u64) -> LogId {
