@@ -34,6 +34,8 @@ pub struct Core {
     /// Held by the one change of membership that runs at a time.
     pub membership_change: Mutex<()>,
     pub election_timeout_ms_max: u64,
+    /// When this process began: what its clock counts from as a leader.
+    pub started: Instant,
     /// The consensus runtime.
     pub runtime: tokio::runtime::Handle,
 }
@@ -53,6 +55,7 @@ impl Core {
     ) -> Vec<Result<Committed, ProposeError>> {
         let count = commands.len();
         let unknown = |reason: &str| ProposeError::Unknown { reason: reason.to_owned() };
+        let commands = commands.map(|command| self.stamped(command));
         // A closed channel means that the core never received the batch.
         let Ok(mut answers) = self.raft.client_write_many(commands).await else {
             return vec![Err(ProposeError::Stopping); count];
@@ -73,6 +76,19 @@ impl Core {
             });
         }
         results
+    }
+
+    /// Puts the leader's clock onto a named write: the replicated state measures time by it.
+    fn stamped(&self, mut command: SharedCommand) -> SharedCommand {
+        if matches!(&*command.0, Command::Guarded(guarded) if guarded.attempt.is_some()) {
+            if let Command::Guarded(guarded) = Arc::make_mut(&mut command.0) {
+                if let Some(attempt) = &mut guarded.attempt {
+                    let since_start = self.started.elapsed().as_millis();
+                    attempt.leader_ms = u64::try_from(since_start).unwrap_or(u64::MAX);
+                }
+            }
+        }
+        command
     }
 
     /// Index up to which this leader's state must be applied before a read that begins now. A quorum

@@ -359,6 +359,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         fatal: watch::channel(None).0,
         membership_change: tokio::sync::Mutex::new(()),
         election_timeout_ms_max: config.raft.timing.election_timeout_ms_max,
+        started: Instant::now(),
         runtime,
     });
     tokio::spawn(server::serve(core.clone(), listener));

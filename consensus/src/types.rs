@@ -26,6 +26,7 @@ impl fmt::Display for SharedCommand {
             Command::Set { .. } => "Set",
             Command::Delete { .. } => "Delete",
             Command::RegisterNode { .. } => "RegisterNode",
+            Command::Guarded(_) => "Guarded",
         };
         write!(f, "{kind} of {} bytes", self.0.payload_bytes())
     }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::guard::Guarded;
 use crate::key::{Key, Value};
 use crate::member::{MemberAddr, NodeId};
 use crate::Revision;
@@ -24,6 +25,8 @@ pub enum Command {
         instance: Option<String>,
         addr: MemberAddr,
     },
+    /// A write under conditions, or with a name by which its repetition is known.
+    Guarded(Box<Guarded>),
 }
 
 impl Command {
@@ -35,6 +38,7 @@ impl Command {
             Command::RegisterNode { name, instance, addr } => {
                 name.len() + instance.as_ref().map_or(0, String::len) + addr.raft.len() + addr.http.len()
             }
+            Command::Guarded(guarded) => guarded.payload_bytes(),
         }
     }
 }
@@ -61,11 +65,19 @@ pub enum ApplyResult {
     NodeRegistered {
         id: NodeId,
     },
+    /// A condition did not hold: nothing was changed.
+    ConditionFailed {
+        /// Revision of the first key of which it did not hold; `None` when that key is absent.
+        current: Option<Revision>,
+    },
+    /// The idempotency key belongs to another request: nothing was changed.
+    AttemptReused,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::{Condition, IdempotencyKey, Write};
 
     /// The encoding of a command is pinned: a change of it would make old logs unreadable.
     #[test]
@@ -84,5 +96,16 @@ mod tests {
             postcard::to_stdvec(&register).expect("encode"),
             [2, 1, b'n', 0, 3, b'r', b':', b'1', 3, b'h', b':', b'1']
         );
+        let write = Write::Delete { key: Key::new("k").expect("key") };
+        let conditions = vec![Condition::Revisions(vec![5]), Condition::Absent];
+        let guarded = Command::Guarded(Box::new(Guarded::new(write, conditions, None)));
+        assert_eq!(postcard::to_stdvec(&guarded).expect("encode"), [3, 1, 1, b'k', 2, 0, 1, 5, 3, 0]);
+        let write = Write::Set { pairs: vec![] };
+        let name = IdempotencyKey::new("id").expect("visible");
+        let guarded = Command::Guarded(Box::new(Guarded::new(write, vec![], Some(name))));
+        let bytes = postcard::to_stdvec(&guarded).expect("encode");
+        assert_eq!(bytes[..7], [3, 0, 0, 0, 1, 2, b'i']);
+        // One byte for each of the hash's, then the leader's time.
+        assert_eq!((bytes.len(), bytes[40]), (41, 0));
     }
 }

@@ -6,7 +6,10 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::limits::{BATCH_BYTES_MAX, BATCH_PAIRS_MAX, KEY_BYTES_MAX, NODE_NAME_BYTES_MAX};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_PAIRS_MAX, CONDITION_TAGS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX,
+    NODE_NAME_BYTES_MAX,
+};
 use crate::Revision;
 
 /// The input breaks a rule; nothing was done.
@@ -24,6 +27,10 @@ pub enum BadInput {
     BatchTooLarge { bytes: usize },
     #[error("the write has no pairs")]
     EmptyBatch,
+    #[error("the condition has {tags} revisions, the limit is {CONDITION_TAGS_MAX}")]
+    TooManyTags { tags: usize },
+    #[error("an idempotency key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters")]
+    IdempotencyKey,
     #[error("\"{name}\" is not a node name: 1 to {NODE_NAME_BYTES_MAX} letters, digits, '-', '_' or '.'")]
     NodeName { name: String },
     #[error("\"{address}\" is not an address of the form host:port")]

@@ -2,6 +2,8 @@
 
 use crate::command::Command;
 use crate::error::BadInput;
+use crate::guard::Write;
+use crate::key::{Key, Value};
 
 /// Largest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 4 * 1024;
@@ -11,6 +13,10 @@ pub const VALUE_BYTES_MAX_DEFAULT: usize = 1024 * 1024;
 pub const BATCH_PAIRS_MAX: usize = 128;
 /// Largest sum of keys and values in one atomic write, in bytes.
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest `Idempotency-Key`, in characters.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// Most revisions in one `If-Match` or `If-None-Match`.
+pub const CONDITION_TAGS_MAX: usize = 16;
 /// Default of `?timeout=`, in milliseconds.
 pub const REQUEST_TIMEOUT_MS_DEFAULT: u64 = 5_000;
 /// Largest `?timeout=`, in milliseconds.
@@ -36,12 +42,28 @@ impl Limits {
     ///
     /// # Errors
     /// [`BadInput::EmptyBatch`], [`BadInput::ValueTooLarge`], [`BadInput::TooManyPairs`],
-    /// [`BadInput::BatchTooLarge`].
+    /// [`BadInput::BatchTooLarge`], [`BadInput::TooManyTags`].
     pub fn check(&self, command: &Command) -> Result<(), BadInput> {
         let pairs = match command {
             Command::Set { pairs } => pairs,
             Command::Delete { .. } | Command::RegisterNode { .. } => return Ok(()),
+            Command::Guarded(guarded) => {
+                guarded.check_conditions()?;
+                match &guarded.write {
+                    Write::Set { pairs } => pairs,
+                    Write::Delete { .. } => return Ok(()),
+                }
+            }
         };
+        self.check_pairs(pairs)
+    }
+
+    /// Refuses pairs that are larger than the limits allow. Keys were checked when they were made.
+    ///
+    /// # Errors
+    /// [`BadInput::EmptyBatch`], [`BadInput::ValueTooLarge`], [`BadInput::TooManyPairs`],
+    /// [`BadInput::BatchTooLarge`].
+    pub fn check_pairs(&self, pairs: &[(Key, Value)]) -> Result<(), BadInput> {
         if pairs.is_empty() {
             return Err(BadInput::EmptyBatch);
         }

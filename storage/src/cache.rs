@@ -111,9 +111,9 @@ impl Cache {
         }
     }
 
-    /// Whether the key is known to be present; says nothing about absence.
-    pub(crate) fn contains(&self, key: &[u8]) -> bool {
-        self.shards[self.shard_of(key)].lock().entries.contains(key)
+    /// The revision of a key that is known to be present; says nothing about absence.
+    pub(crate) fn revision_of(&self, key: &[u8]) -> Option<Revision> {
+        self.shards[self.shard_of(key)].lock().entries.peek(key).map(|found| found.revision)
     }
 
     pub(crate) fn stats(&self) -> CacheStats {

@@ -3,6 +3,7 @@
 //! Knows nothing of openraft or actix. Invariant: the data and the id of the last applied log entry
 //! change in one atomic write, so what is read back after a crash is always a prefix of the log.
 
+mod attempts;
 mod cache;
 mod disk_log;
 mod durable_fs;
@@ -19,8 +20,10 @@ mod run;
 mod snapshot;
 mod state_machine;
 mod stats;
+mod terms;
 pub mod types;
 
+pub use attempts::AttemptLimits;
 pub use disk_log::DiskLog;
 pub use error::StorageError;
 pub use mem_log::MemLog;
@@ -28,4 +31,5 @@ pub use options::{LogOptions, StoreOptions};
 pub use snapshot::{Snapshot, SnapshotFile, SnapshotMeta, SnapshotReceiver};
 pub use state_machine::{Lookup, StateMachine};
 pub use stats::{CacheStats, StoreStats};
+pub use terms::EntryFate;
 pub use types::{AppliedState, LogId, Op, Vote};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::attempts::AttemptLimits;
+
 /// Options of the state machine.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
@@ -13,6 +15,9 @@ pub struct StoreOptions {
     pub write_buffer_bytes: usize,
     /// RocksDB's threads for flushes and compactions.
     pub background_jobs: i32,
+    /// How long answers to named writes are kept. Not for tuning: a node with other limits than its peers
+    /// would hold another state.
+    pub attempts: AttemptLimits,
 }
 
 impl Default for StoreOptions {
@@ -23,6 +28,7 @@ impl Default for StoreOptions {
             write_buffer_bytes: 32 << 20,
             // One flush and one compaction at a time: enough for one node, and five share a host.
             background_jobs: 2,
+            attempts: AttemptLimits::default(),
         }
     }
 }

@@ -4,23 +4,32 @@
 
 use std::collections::hash_map::Entry;
 
-use vaultdb_kv::{Applied, ApplyResult, Command, Key, MemberAddr, NodeId, Revision, Value};
+use vaultdb_kv::{
+    Applied, ApplyResult, Command, Condition, Guarded, Key, MemberAddr, NodeId, Revision, Value, Write,
+};
 
+use crate::attempts::{AttemptChanges, AttemptLimits};
 use crate::engine::{Changes, Meta, Registration};
 use crate::error::StorageError;
 use crate::types::{LogId, Op};
 
-/// Works out `run`, one answer an entry. `stored` tells whether a key is in the state before the run.
+/// Works out `run`, one answer an entry. `stored` tells a key's revision in the state before the run.
 ///
 /// # Errors
 /// [`StorageError::OutOfOrder`] if an entry does not follow the one before, and what `stored` fails with.
 pub(crate) fn evaluate<'a>(
     meta: &Meta,
+    limits: &AttemptLimits,
     run: &'a [(LogId, Op)],
-    stored: impl Fn(&[u8]) -> Result<bool, StorageError>,
+    stored: impl Fn(&[u8]) -> Result<Option<Revision>, StorageError>,
 ) -> Result<(Changes<'a>, Vec<Applied>), StorageError> {
-    let mut changes =
-        Changes { revision: meta.applied.revision, last_node_id: meta.last_node_id, ..Changes::default() };
+    let mut changes = Changes {
+        revision: meta.applied.revision,
+        last_node_id: meta.last_node_id,
+        attempts: AttemptChanges::new(&meta.attempts),
+        ..Changes::default()
+    };
+    let mut term = meta.terms.last_term();
     let mut answers = Vec::with_capacity(run.len());
     let mut previous = meta.applied.log_id;
     for (log_id, op) in run {
@@ -29,6 +38,10 @@ pub(crate) fn evaluate<'a>(
         }
         previous = Some(*log_id);
         changes.log_id = *log_id;
+        if term.is_none_or(|term| term < log_id.term) {
+            term = Some(log_id.term);
+            changes.terms.push((log_id.term, log_id.index));
+        }
         let result = match op {
             Op::Blank => ApplyResult::None,
             Op::Membership(membership) => {
@@ -41,11 +54,81 @@ pub(crate) fn evaluate<'a>(
                 Command::RegisterNode { name, instance, addr } => {
                     ApplyResult::NodeRegistered { id: register(&mut changes, meta, name, instance, addr) }
                 }
+                Command::Guarded(guarded) => {
+                    answers.push(guard(&mut changes, meta, limits, guarded, &stored)?);
+                    continue;
+                }
             },
         };
         answers.push(Applied { revision: changes.revision, result });
     }
     Ok((changes, answers))
+}
+
+/// A write with a name is answered as it was the first time; one that is new, or has none, is done if its
+/// conditions hold.
+fn guard<'a>(
+    changes: &mut Changes<'a>,
+    meta: &Meta,
+    limits: &AttemptLimits,
+    guarded: &'a Guarded,
+    stored: impl Fn(&[u8]) -> Result<Option<Revision>, StorageError>,
+) -> Result<Applied, StorageError> {
+    let Some(attempt) = &guarded.attempt else { return write_if(changes, guarded, stored) };
+    let LogId { term, index } = changes.log_id;
+    changes.attempts.tick(&meta.attempts, limits, term, attempt.leader_ms);
+    match changes.attempts.find(&meta.attempts, attempt) {
+        Some(record) if record.fingerprint == attempt.fingerprint => Ok(record.answer.clone()),
+        Some(_) => Ok(Applied { revision: changes.revision, result: ApplyResult::AttemptReused }),
+        None => {
+            let answer = write_if(changes, guarded, stored)?;
+            changes.attempts.keep(&meta.attempts, limits, index, attempt, &answer);
+            Ok(answer)
+        }
+    }
+}
+
+fn write_if<'a>(
+    changes: &mut Changes<'a>,
+    guarded: &'a Guarded,
+    stored: impl Fn(&[u8]) -> Result<Option<Revision>, StorageError>,
+) -> Result<Applied, StorageError> {
+    let failed = match &guarded.write {
+        // Without a condition nothing needs to be looked up.
+        _ if guarded.conditions.is_empty() => None,
+        Write::Set { pairs } => {
+            let keys = pairs.iter().map(|(key, _)| key);
+            failed_condition(changes, &guarded.conditions, keys, &stored)?
+        }
+        Write::Delete { key } => {
+            failed_condition(changes, &guarded.conditions, std::iter::once(key), &stored)?
+        }
+    };
+    let result = match (failed, &guarded.write) {
+        (Some(result), _) => result,
+        (None, Write::Set { pairs }) => set(changes, pairs),
+        (None, Write::Delete { key }) => delete(changes, key, &stored)?,
+    };
+    Ok(Applied { revision: changes.revision, result })
+}
+
+/// The answer to a write of which a condition does not hold as of this point of the run.
+fn failed_condition<'k>(
+    changes: &Changes<'_>,
+    conditions: &[Condition],
+    keys: impl Iterator<Item = &'k Key>,
+    stored: impl Fn(&[u8]) -> Result<Option<Revision>, StorageError>,
+) -> Result<Option<ApplyResult>, StorageError> {
+    for key in keys {
+        let current = match changes.data.get(key.as_bytes()) {
+            Some(touched) => touched.map(|(revision, _)| revision),
+            None => stored(key.as_bytes())?,
+        };
+        if !conditions.iter().all(|condition| condition.holds(current)) {
+            return Ok(Some(ApplyResult::ConditionFailed { current }));
+        }
+    }
+    Ok(None)
 }
 
 fn set<'a>(changes: &mut Changes<'a>, pairs: &'a [(Key, Value)]) -> ApplyResult {
@@ -60,13 +143,13 @@ fn set<'a>(changes: &mut Changes<'a>, pairs: &'a [(Key, Value)]) -> ApplyResult 
 fn delete<'a>(
     changes: &mut Changes<'a>,
     key: &'a Key,
-    stored: impl Fn(&[u8]) -> Result<bool, StorageError>,
+    stored: impl Fn(&[u8]) -> Result<Option<Revision>, StorageError>,
 ) -> Result<ApplyResult, StorageError> {
     let existed = match changes.data.entry(key.as_bytes()) {
         // Touched earlier in this run.
         Entry::Occupied(mut touched) => touched.insert(None).is_some(),
         Entry::Vacant(untouched) => {
-            let existed = stored(key.as_bytes())?;
+            let existed = stored(key.as_bytes())?.is_some();
             untouched.insert(None);
             existed
         }
@@ -138,7 +221,8 @@ mod tests {
             })
             .collect();
         for run in ops.chunks(runs_of) {
-            let (changes, answers) = evaluate(&meta, run, |_| Ok(false)).expect("in order");
+            let (changes, answers) =
+                evaluate(&meta, &AttemptLimits::default(), run, |_| Ok(None)).expect("in order");
             meta.advance(&changes);
             ids.extend(answers.into_iter().map(|answer| match answer.result {
                 ApplyResult::NodeRegistered { id } => id,
@@ -196,7 +280,9 @@ mod tests {
         let ops = [delete("a"), set("a"), delete("a"), delete("a"), delete("stored"), delete("stored")];
         let run: Vec<(LogId, Op)> =
             ops.into_iter().zip(1..).map(|(op, index)| (LogId { term: 1, index }, op)).collect();
-        let (changes, answers) = evaluate(&Meta::default(), &run, |k| Ok(k == b"stored")).expect("in order");
+        let stored = |key: &[u8]| Ok((key == b"stored").then_some(1));
+        let (changes, answers) =
+            evaluate(&Meta::default(), &AttemptLimits::default(), &run, stored).expect("in order");
         let existed: Vec<Option<bool>> = answers
             .iter()
             .map(|answer| match answer.result {
@@ -216,9 +302,9 @@ mod tests {
         let mut meta = Meta::default();
         meta.applied.log_id = Some(LogId { term: 2, index: 5 });
         for bad in [vec![at(2, 5)], vec![at(2, 4)], vec![at(1, 6)], vec![at(2, 6), at(2, 6)]] {
-            let result = evaluate(&meta, &bad, |_| Ok(false));
+            let result = evaluate(&meta, &AttemptLimits::default(), &bad, |_| Ok(None));
             assert!(matches!(result, Err(StorageError::OutOfOrder { .. })), "{bad:?}");
         }
-        assert!(evaluate(&meta, &[at(2, 6), at(3, 7)], |_| Ok(false)).is_ok());
+        assert!(evaluate(&meta, &AttemptLimits::default(), &[at(2, 6), at(3, 7)], |_| Ok(None)).is_ok());
     }
 }

@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 use vaultdb_kv::{Applied, Key, MemberAddr, NodeId, Revision, Versioned};
 
+use crate::attempts::AttemptLimits;
 use crate::cache::{Cache, Found};
 use crate::durable_fs;
 use crate::engine::generations::Generations;
@@ -27,6 +28,7 @@ use crate::snapshot::receiver::SnapshotReceiver;
 use crate::snapshot::shelf::{self, Shelf};
 use crate::snapshot::{Snapshot, SnapshotFile, SnapshotMeta, Source, MEMORY_FILE};
 use crate::stats::StoreStats;
+use crate::terms::{EntryFate, TermHistory};
 use crate::types::{AppliedState, LogId, Op};
 
 /// The answer to a read that must not touch the disk.
@@ -53,6 +55,9 @@ pub(crate) struct Core {
     /// The state as of the last applied entry, and the right to apply.
     applying: Mutex<Meta>,
     applied: RwLock<AppliedState>,
+    /// At least as far as `applied`.
+    terms: RwLock<Arc<TermHistory>>,
+    attempt_limits: AttemptLimits,
     revision: AtomicU64,
     poison: OnceLock<String>,
 }
@@ -103,6 +108,8 @@ impl StateMachine {
             engine: RwLock::new(engine),
             cache: Cache::new(options.cache_bytes),
             applied: RwLock::new(meta.applied.clone()),
+            terms: RwLock::new(Arc::new(meta.terms.clone())),
+            attempt_limits: options.attempts,
             revision: AtomicU64::new(meta.applied.revision),
             applying: Mutex::new(meta),
             poison: OnceLock::new(),
@@ -134,9 +141,13 @@ impl StateMachine {
         }
         let mut meta = core.applying.lock();
         let engine = core.engine();
-        let stored = |key: &[u8]| Ok(core.cache.contains(key) || engine.contains(key)?);
-        let (changes, answers) = run::evaluate(&meta, run, stored).map_err(|error| core.fail(error))?;
-        engine.write(&changes).map_err(|error| core.fail(error))?;
+        let stored = |key: &[u8]| match core.cache.revision_of(key) {
+            None => engine.revision_of(key),
+            known => Ok(known),
+        };
+        let evaluated = run::evaluate(&meta, &core.attempt_limits, run, stored);
+        let (changes, answers) = evaluated.map_err(|error| core.fail(error))?;
+        engine.write(&meta, &changes).map_err(|error| core.fail(error))?;
         core.finish(&mut meta, &changes);
         Ok(answers)
     }
@@ -155,20 +166,19 @@ impl StateMachine {
         let Some(mut meta) = core.applying.try_lock() else { return Ok(None) };
         let engine = core.engine();
         let needs_disk = Cell::new(false);
-        let stored = |key: &[u8]| {
-            if core.cache.contains(key) {
-                return Ok(true);
-            }
-            match engine.try_get(key)? {
-                Lookup::Ready(found) => Ok(found.is_some()),
+        let stored = |key: &[u8]| match core.cache.revision_of(key) {
+            Some(revision) => Ok(Some(revision)),
+            None => match engine.try_get(key)? {
+                Lookup::Ready(found) => Ok(found.map(|found| found.revision)),
                 Lookup::NeedsDisk => {
                     needs_disk.set(true);
-                    Ok(false)
+                    Ok(None)
                 }
-            }
+            },
         };
-        let (changes, answers) = run::evaluate(&meta, run, stored).map_err(|error| core.fail(error))?;
-        if needs_disk.get() || !engine.try_write(&changes).map_err(|error| core.fail(error))? {
+        let evaluated = run::evaluate(&meta, &core.attempt_limits, run, stored);
+        let (changes, answers) = evaluated.map_err(|error| core.fail(error))?;
+        if needs_disk.get() || !engine.try_write(&meta, &changes).map_err(|error| core.fail(error))? {
             return Ok(None);
         }
         core.finish(&mut meta, &changes);
@@ -219,6 +229,15 @@ impl StateMachine {
         let meta = self.core.applying.lock();
         let latest = meta.registrations.get(name)?;
         Some((latest.id, latest.instance.clone(), latest.addr.clone()))
+    }
+
+    /// What became of an entry that a leader once had in its log, as far as this node has applied. From
+    /// memory.
+    pub fn fate(&self, entry: LogId) -> EntryFate {
+        // Read first: the history may be ahead of it, not behind.
+        let applied = self.core.applied.read().log_id;
+        let terms = self.core.terms.read().clone();
+        terms.fate(entry, applied)
     }
 
     /// Figures, read from memory.
@@ -328,7 +347,7 @@ impl StateMachine {
         }
         drop(old);
         *meta = new_meta;
-        core.publish(&meta.applied);
+        core.publish(&meta, true);
         match &self.home {
             Home::Disk { shelf, .. } => shelf.make_current(snapshot).map_err(|error| core.fail(error)),
             Home::Memory { current } => {
@@ -381,12 +400,16 @@ impl Core {
             self.cache.update(key, *change);
         }
         meta.advance(changes);
-        self.publish(&meta.applied);
+        self.publish(meta, !changes.terms.is_empty());
     }
 
-    fn publish(&self, applied: &AppliedState) {
-        *self.applied.write() = applied.clone();
-        self.revision.store(applied.revision, Ordering::Release);
+    fn publish(&self, meta: &Meta, is_new_term: bool) {
+        // Before `applied`, which must never be ahead of it.
+        if is_new_term {
+            *self.terms.write() = Arc::new(meta.terms.clone());
+        }
+        *self.applied.write() = meta.applied.clone();
+        self.revision.store(meta.applied.revision, Ordering::Release);
     }
 
     fn check(&self) -> Result<(), StorageError> {

@@ -9,9 +9,9 @@ use crate::admission::Permit;
 use crate::app::{by_deadline, Call, Worker};
 use crate::backend::Backend;
 use crate::body::{read_body, BodyLimit};
+use crate::guards::refuse_guards;
 use crate::json::{parse, JoinBody, LeaderBody};
 use crate::model::JoinRequest;
-use crate::params::refuse_conditions;
 use crate::problem::{Code, Problem};
 use crate::reply::Reply;
 use crate::status::{MembersView, StatusView};
@@ -85,7 +85,7 @@ impl<B: Backend> Worker<B> {
         permit: &Permit,
     ) -> Result<(Vec<u8>, std::time::Instant), Problem> {
         let params = call.params()?;
-        refuse_conditions(call.http.headers())?;
+        refuse_guards(call.http.headers(), "on this route")?;
         let deadline = call.deadline(&params, self.shared.options.request_timeout);
         let body = read_body(call.http.headers(), payload, ADMIN_BODY, permit, deadline).await?;
         Ok((body, deadline))

@@ -8,18 +8,17 @@ use actix_web::http::StatusCode;
 use bytes::Bytes;
 use tokio::time::{sleep_until, Instant as TimerInstant};
 use vaultdb_kv::limits::{BATCH_BYTES_MAX, KEY_BYTES_MAX};
-use vaultdb_kv::{
-    Applied, ApplyResult, Command, Consistency, Key, ReadError, Revision, Versioned, WriteError,
-};
+use vaultdb_kv::{Applied, ApplyResult, Consistency, Key, ReadError, Revision, Versioned, Write, WriteError};
 
 use crate::admission::Permit;
 use crate::app::{by_deadline, Call, Worker};
 use crate::backend::Backend;
 use crate::body::{read_body, BodyLimit};
+use crate::guards::Guards;
 use crate::json;
 use crate::key_path::{echo, key_from_path, text_key_from_path};
-use crate::params::{refuse_conditions, Params};
-use crate::problem::{Code, Problem};
+use crate::params::Params;
+use crate::problem::{Code, Effect, Problem};
 use crate::reply::{Media, Reply};
 
 /// How many bytes of JSON one byte of a key or value may take: a two-byte letter that a client writes
@@ -32,8 +31,15 @@ const LEADER_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How a write goes on after its preamble.
 enum Start {
-    Here(Permit, Instant),
+    Here(Begun),
     Redirect(Reply),
+}
+
+/// A write that is to be done here.
+struct Begun {
+    permit: Permit,
+    guards: Guards,
+    deadline: Instant,
 }
 
 /// A read before it is answered.
@@ -46,10 +52,11 @@ struct Read {
 impl<B: Backend> Worker<B> {
     /// `POST /key`: all pairs in one atomic write.
     pub(crate) async fn set_pairs(&self, call: Call<'_>, payload: Payload) -> Result<Reply, Problem> {
-        let (permit, deadline) = match self.start_write(&call).await? {
-            Start::Here(permit, deadline) => (permit, deadline),
+        let Begun { permit, guards, deadline } = match self.start_write(&call).await? {
+            Start::Here(begun) => begun,
             Start::Redirect(reply) => return Ok(reply),
         };
+        let guards = guards.without_conditions()?;
         let limits = self.shared.options.limits;
         let payload_bytes_max = BATCH_BYTES_MAX.max(KEY_BYTES_MAX + limits.value_bytes_max);
         let limit = BodyLimit {
@@ -58,16 +65,16 @@ impl<B: Backend> Worker<B> {
             noun: "the JSON of the write",
         };
         let body = read_body(call.http.headers(), payload, limit, &permit, deadline).await?;
-        let command = json::parse_pairs(&body, &limits)?;
+        let pairs = json::parse_pairs(&body, &limits)?;
         drop(body);
-        let applied = self.submit(command, deadline).await?;
+        let applied = self.submit(Write::Set { pairs }, guards, deadline).await?;
         Ok(revision_reply(applied.revision))
     }
 
     /// `PUT /v1/kv/{key}`: the body is the value.
     pub(crate) async fn put_raw(&self, call: Call<'_>, payload: Payload) -> Result<Reply, Problem> {
-        let (permit, deadline) = match self.start_write(&call).await? {
-            Start::Here(permit, deadline) => (permit, deadline),
+        let Begun { permit, guards, deadline } = match self.start_write(&call).await? {
+            Start::Here(begun) => begun,
             Start::Redirect(reply) => return Ok(reply),
         };
         let key = key_from_path(call.raw_key)?;
@@ -78,22 +85,29 @@ impl<B: Backend> Worker<B> {
         };
         let mut value = read_body(call.http.headers(), payload, limit, &permit, deadline).await?;
         value.shrink_to_fit();
-        let command = Command::Set { pairs: vec![(key, value.into())] };
-        let applied = self.submit(command, deadline).await?;
-        Ok(revision_reply(applied.revision))
+        let write = Write::Set { pairs: vec![(key, value.into())] };
+        let applied = self.submit(write, guards, deadline).await?;
+        let mut reply = revision_reply(applied.revision);
+        // What a client that chains compare and set gives to the next one.
+        reply.etag = Some(applied.revision);
+        Ok(reply)
     }
 
     /// `DELETE /key/{key}` and `DELETE /v1/kv/{key}`.
     pub(crate) async fn delete(&self, call: Call<'_>, text_only: bool) -> Result<Reply, Problem> {
-        let (_permit, deadline) = match self.start_write(&call).await? {
-            Start::Here(permit, deadline) => (permit, deadline),
+        let Begun { permit: _permit, guards, deadline } = match self.start_write(&call).await? {
+            Start::Here(begun) => begun,
             Start::Redirect(reply) => return Ok(reply),
         };
         let key = if text_only { text_key_from_path(call.raw_key)? } else { key_from_path(call.raw_key)? };
-        let Applied { revision, result } = self.submit(Command::Delete { key }, deadline).await?;
+        let Applied { revision, result } = self.submit(Write::Delete { key }, guards, deadline).await?;
         let deleted = match result {
             ApplyResult::Deleted { existed } => existed,
-            ApplyResult::None | ApplyResult::Set | ApplyResult::NodeRegistered { .. } => {
+            ApplyResult::None
+            | ApplyResult::Set
+            | ApplyResult::NodeRegistered { .. }
+            | ApplyResult::ConditionFailed { .. }
+            | ApplyResult::AttemptReused => {
                 let reason = "the answer belongs to another kind of command";
                 return Err(WriteError::unknown(reason).into());
             }
@@ -161,24 +175,46 @@ impl<B: Backend> Worker<B> {
         }))
     }
 
-    async fn submit(&self, command: Command, deadline: Instant) -> Result<Applied, Problem> {
-        let answer = by_deadline(deadline, self.backend.submit(command, deadline)).await;
+    /// Does a write; a condition that does not hold and a name that is taken are errors.
+    async fn submit(&self, write: Write, guards: Guards, deadline: Instant) -> Result<Applied, Problem> {
+        let has_key = guards.has_key();
+        let answer = by_deadline(deadline, self.backend.submit(guards.command(write), deadline)).await;
         let silent = || Err(WriteError::unknown("no answer within the request's timeout"));
-        answer.unwrap_or_else(silent).map_err(Problem::from)
+        let applied = answer.unwrap_or_else(silent).map_err(|error| write_problem(error, has_key))?;
+        match applied.result {
+            ApplyResult::None
+            | ApplyResult::Set
+            | ApplyResult::Deleted { .. }
+            | ApplyResult::NodeRegistered { .. } => Ok(applied),
+            ApplyResult::ConditionFailed { current } => Err(Problem {
+                etag: current,
+                revision: Some(applied.revision),
+                applied: Some(Effect::No),
+                ..Problem::new(Code::PreconditionFailed, failed_condition(current))
+            }),
+            ApplyResult::AttemptReused => {
+                let detail = "an earlier request with this Idempotency-Key asked for something else";
+                Err(Problem {
+                    revision: Some(applied.revision),
+                    applied: Some(Effect::No),
+                    ..Problem::new(Code::IdempotencyKeyReused, detail)
+                })
+            }
+        }
     }
 
     /// What every write begins with: admission, parameters, and where to do it.
     async fn start_write(&self, call: &Call<'_>) -> Result<Start, Problem> {
         let permit = self.shared.admission.admit()?;
         let params: Params = call.params()?;
-        refuse_conditions(call.http.headers())?;
+        let guards = Guards::read(call.http.headers())?;
         let deadline = call.deadline(&params, self.shared.options.request_timeout);
         if params.redirect == Some(true) {
             if let Some(reply) = self.redirect(call, deadline).await? {
                 return Ok(Start::Redirect(reply));
             }
         }
-        Ok(Start::Here(permit, deadline))
+        Ok(Start::Here(Begun { permit, guards, deadline }))
     }
 
     /// The way to the leader, or `None` when the write is to be done here: this node leads, or the
@@ -219,6 +255,25 @@ impl Read {
         reply.etag = Some(self.found.revision);
         reply
     }
+}
+
+fn failed_condition(current: Option<Revision>) -> String {
+    match current {
+        Some(revision) => format!("the key is at revision {revision}, which the condition excludes"),
+        None => "the key is absent, which the condition excludes".to_owned(),
+    }
+}
+
+/// An unknown outcome says how to come to know it.
+fn write_problem(error: WriteError, has_key: bool) -> Problem {
+    let mut problem = Problem::from(error);
+    if problem.applied == Some(Effect::Unknown) {
+        problem.detail.to_mut().push_str(match has_key {
+            true => "; repeat it with the same Idempotency-Key: it is applied at most once",
+            false => "; a write that carries an Idempotency-Key may be repeated with the same one",
+        });
+    }
+    problem
 }
 
 fn revision_reply(revision: Revision) -> Reply {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
 use vaultdb_kv::limits::BATCH_PAIRS_MAX;
-use vaultdb_kv::{BadInput, Command, Key, Limits, Value};
+use vaultdb_kv::{BadInput, Key, Limits, Value};
 
 use crate::key_path::echo;
 use crate::problem::{Code, Problem};
@@ -43,11 +43,11 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem
     serde_json::from_slice(body).map_err(invalid)
 }
 
-/// Reads the body of `POST /key`: an object of strings. Of two pairs with one key the later wins.
+/// Reads the body of `POST /key`: an object of strings, in its order.
 ///
 /// # Errors
 /// 400 `invalid_json` or `invalid_key`, 413 with the limit that was met.
-pub(crate) fn parse_pairs(body: &[u8], limits: &Limits) -> Result<Command, Problem> {
+pub(crate) fn parse_pairs(body: &[u8], limits: &Limits) -> Result<Vec<(Key, Value)>, Problem> {
     let mut parsed = Pairs::default();
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     PairsSeed(&mut parsed).deserialize(&mut deserializer).map_err(invalid)?;
@@ -58,9 +58,8 @@ pub(crate) fn parse_pairs(body: &[u8], limits: &Limits) -> Result<Command, Probl
     if parsed.seen > BATCH_PAIRS_MAX {
         return Err(BadInput::TooManyPairs { pairs: parsed.seen }.into());
     }
-    let command = Command::Set { pairs: parsed.pairs };
-    limits.check(&command)?;
-    Ok(command)
+    limits.check_pairs(&parsed.pairs)?;
+    Ok(parsed.pairs)
 }
 
 fn invalid(error: serde_json::Error) -> Problem {
@@ -202,10 +201,7 @@ mod tests {
     use super::*;
 
     fn pairs(body: &str) -> Vec<(Key, Value)> {
-        match parse_pairs(body.as_bytes(), &Limits::default()).expect(body) {
-            Command::Set { pairs } => pairs,
-            other => panic!("not a set: {other:?}"),
-        }
+        parse_pairs(body.as_bytes(), &Limits::default()).expect(body)
     }
 
     /// Strings of any content are read, in order, escapes decoded once.

@@ -104,9 +104,13 @@ impl From<BadInput> for Problem {
                 (Code::BatchTooLarge, Some(vaultdb_kv::limits::BATCH_BYTES_MAX))
             }
             BadInput::EmptyBatch => (Code::InvalidJson, None),
-            BadInput::NodeName { .. } | BadInput::Address { .. } | BadInput::Parameter { .. } => {
-                (Code::InvalidParameter, None)
+            BadInput::TooManyTags { .. } => {
+                (Code::InvalidParameter, Some(vaultdb_kv::limits::CONDITION_TAGS_MAX))
             }
+            BadInput::IdempotencyKey
+            | BadInput::NodeName { .. }
+            | BadInput::Address { .. }
+            | BadInput::Parameter { .. } => (Code::InvalidParameter, None),
         };
         let mut problem = Problem::new(code, bad.to_string());
         problem.limit = limit.map(|limit| limit as u64);

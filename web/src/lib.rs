@@ -12,6 +12,7 @@ mod body;
 mod connection;
 mod data;
 mod exposition;
+mod guards;
 mod handles;
 mod json;
 mod key_path;

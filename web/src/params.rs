@@ -1,12 +1,11 @@
-//! Query parameters and the headers that carry promises.
+//! Query parameters.
 //!
-//! A parameter or header that the contract defines and this server does not honour yet is refused:
+//! A parameter that the contract defines and this server does not honour yet is refused:
 //! ignoring it would let a client believe in a promise that nobody keeps. Others are ignored.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use actix_web::http::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use vaultdb_kv::limits::REQUEST_TIMEOUT_MS_MAX;
 use vaultdb_kv::units::parse_duration;
 use vaultdb_kv::{BadInput, Consistency};
@@ -18,8 +17,6 @@ use crate::problem::{Code, Problem};
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// Largest `?timeout=`.
 const TIMEOUT_MAX: Duration = Duration::from_millis(REQUEST_TIMEOUT_MS_MAX);
-/// Names an attempt at a write, so that its repetition is answered and not applied again.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What a request asked for besides its route, each at most once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,22 +57,6 @@ impl Params {
             _ => Ok(()),
         }
     }
-}
-
-/// Refuses a write under a condition that would not be checked.
-///
-/// # Errors
-/// 400 `invalid_parameter` naming the header.
-pub(crate) fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
-    for name in [IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY] {
-        if headers.contains_key(&name) {
-            return Err(Problem::new(
-                Code::InvalidParameter,
-                format!("header {name}: not supported yet, so nothing was written"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn once<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), Problem> {

@@ -33,6 +33,8 @@ pub(crate) enum Code {
     MalformedRequest,
     HeadTooLarge,
     Conflict,
+    PreconditionFailed,
+    IdempotencyKeyReused,
     KeyTooLarge,
     ValueTooLarge,
     BatchTooLarge,
@@ -81,6 +83,16 @@ impl Code {
                 "The head of the request is too large",
             ),
             Code::Conflict => ("conflict", StatusCode::CONFLICT, "It contradicts the state of the cluster"),
+            Code::PreconditionFailed => (
+                "precondition_failed",
+                StatusCode::PRECONDITION_FAILED,
+                "The key is not as the condition wants it",
+            ),
+            Code::IdempotencyKeyReused => (
+                "idempotency_key_reused",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The idempotency key belongs to another request",
+            ),
             Code::KeyTooLarge => ("key_too_large", StatusCode::PAYLOAD_TOO_LARGE, "The key is too large"),
             Code::ValueTooLarge => {
                 ("value_too_large", StatusCode::PAYLOAD_TOO_LARGE, "The value is too large")
@@ -133,6 +145,8 @@ impl Code {
             | Code::MalformedRequest
             | Code::HeadTooLarge
             | Code::Conflict
+            | Code::PreconditionFailed
+            | Code::IdempotencyKeyReused
             | Code::KeyTooLarge
             | Code::ValueTooLarge
             | Code::BatchTooLarge
@@ -171,6 +185,8 @@ pub(crate) struct Problem {
     pub(crate) revision: Option<Revision>,
     /// Set on reads only.
     pub(crate) consistency: Option<Consistency>,
+    /// Revision of the key, with 412 and a key that is present.
+    pub(crate) etag: Option<Revision>,
     /// The methods that the route answers, with 405.
     pub(crate) allow: Option<&'static str>,
 }
@@ -206,7 +222,16 @@ impl Serialize for Urn {
 impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = detail.into();
-        Self { code, detail, applied: None, limit: None, revision: None, consistency: None, allow: None }
+        Self {
+            code,
+            detail,
+            applied: None,
+            limit: None,
+            revision: None,
+            consistency: None,
+            etag: None,
+            allow: None,
+        }
     }
 
     pub(crate) fn with_limit(mut self, limit: u64) -> Self {

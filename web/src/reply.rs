@@ -153,6 +153,9 @@ impl Stamp {
                     // The header knows whole seconds only; the body tells milliseconds.
                     builder.insert_header((RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000))));
                 }
+                if let Some(revision) = problem.etag {
+                    builder.insert_header((ETAG, etag(revision)));
+                }
                 if let Some(allow) = problem.allow {
                     builder.insert_header((ALLOW, HeaderValue::from_static(allow)));
                 }

@@ -117,7 +117,7 @@ impl FakeNode {
             Command::Delete { key } => {
                 ApplyResult::Deleted { existed: self.data.lock().remove(&key).is_some() }
             }
-            Command::RegisterNode { .. } => ApplyResult::None,
+            Command::RegisterNode { .. } | Command::Guarded(_) => ApplyResult::None,
         };
         let log_id = LogId { term: 1, index: *revision };
         Committed { log_id, applied: Applied { revision: *revision, result } }

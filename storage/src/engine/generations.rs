@@ -47,7 +47,8 @@ impl Generations {
         // that was killed, unless somebody lost the pointer.
         for number in self.numbers()? {
             let path = self.path(number);
-            let applied = RocksEngine::read_meta_at(settings, &path).ok().and_then(|m| m.applied.log_id);
+            let applied =
+                RocksEngine::read_applied_at(settings, &path).ok().and_then(|applied| applied.log_id);
             if applied.is_some() {
                 let pointer = self.dir.join(POINTER);
                 return Err(StorageError::corrupt(

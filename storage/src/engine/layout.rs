@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! 0x00 'a'          applied log id and revision     written with every run
+//! 0x00 'c'          clock of the named writes
+//! 0x00 'i' index    answer to the named write at that log index (u64, big endian)
 //! 0x00 'm'          membership and its log id
 //! 0x00 'n'          highest node id ever allotted
 //! 0x00 'r' name     latest registration of a name
+//! 0x00 't' term     first applied index of that term (u64, big endian)
 //! 0x01 key          version byte, revision (u64, big endian), value
 //! ```
 //! Values under 0x00 are a version byte and a postcard encoding. One key space means one memtable, so
@@ -18,9 +21,12 @@ use vaultdb_kv::{Revision, Versioned};
 use crate::error::StorageError;
 
 pub(crate) const APPLIED: &[u8] = &[0x00, b'a'];
+pub(crate) const CLOCK: &[u8] = &[0x00, b'c'];
+pub(crate) const ATTEMPT: &[u8] = &[0x00, b'i'];
 pub(crate) const MEMBERSHIP: &[u8] = &[0x00, b'm'];
 pub(crate) const LAST_NODE_ID: &[u8] = &[0x00, b'n'];
 pub(crate) const REGISTRATION: &[u8] = &[0x00, b'r'];
+pub(crate) const TERM: &[u8] = &[0x00, b't'];
 
 const DATA: u8 = 0x01;
 const META_VERSION: u8 = 1;
@@ -48,6 +54,19 @@ pub(crate) fn registration_key(name: &str) -> Vec<u8> {
     [REGISTRATION, name.as_bytes()].concat()
 }
 
+/// The key under `prefix` of a number: keys are in the order of their numbers.
+pub(crate) fn numbered_key(prefix: &[u8], number: u64) -> Vec<u8> {
+    [prefix, &number.to_be_bytes()].concat()
+}
+
+/// The number of a key under a prefix, which was taken off.
+pub(crate) fn decode_number(what: &str, stored: &[u8]) -> Result<u64, StorageError> {
+    let bytes = stored.try_into();
+    let bytes =
+        bytes.map_err(|_| StorageError::corrupt(what, format!("its key has {} bytes", stored.len())))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
 /// Replaces the content of `out` with the encoding of a value.
 pub(crate) fn encode_value(revision: Revision, value: &[u8], out: &mut Vec<u8>) {
     out.clear();
@@ -58,6 +77,16 @@ pub(crate) fn encode_value(revision: Revision, value: &[u8], out: &mut Vec<u8>) 
 }
 
 pub(crate) fn decode_value(stored: &[u8]) -> Result<Versioned, StorageError> {
+    let (revision, value) = split_value(stored)?;
+    Ok(Versioned { value: Bytes::copy_from_slice(value), revision })
+}
+
+/// The revision of a stored value, without a copy of the rest.
+pub(crate) fn decode_revision(stored: &[u8]) -> Result<Revision, StorageError> {
+    Ok(split_value(stored)?.0)
+}
+
+fn split_value(stored: &[u8]) -> Result<(Revision, &[u8]), StorageError> {
     let (header, value) = stored
         .split_at_checked(VALUE_HEADER_BYTES)
         .ok_or_else(|| StorageError::corrupt("a stored value", format!("it has {} bytes", stored.len())))?;
@@ -66,7 +95,7 @@ pub(crate) fn decode_value(stored: &[u8]) -> Result<Versioned, StorageError> {
     }
     let mut revision = [0; 8];
     revision.copy_from_slice(&header[1..]);
-    Ok(Versioned { value: Bytes::copy_from_slice(value), revision: Revision::from_be_bytes(revision) })
+    Ok((Revision::from_be_bytes(revision), value))
 }
 
 pub(crate) fn encode_meta<T: Serialize>(value: &T) -> Vec<u8> {
@@ -95,7 +124,10 @@ mod tests {
         assert_eq!(value, [1, 0, 0, 0, 0, 0, 0, 1, 2, b'v']);
         let decoded = decode_value(&value).expect("just encoded");
         assert_eq!((decoded.revision, decoded.value.as_ref()), (258, b"v".as_ref()));
+        assert_eq!(decode_revision(&value).expect("just encoded"), 258);
         assert_eq!(encode_meta(&(Some(7u64), 1u64)), [1, 1, 7, 1]);
+        assert_eq!(numbered_key(TERM, 258), [0, b't', 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(decode_number("it", &numbered_key(TERM, 258)[2..]).expect("just encoded"), 258);
         with_data_key(b"k", |key| assert_eq!(key, [1, b'k']));
         with_data_key(&[b'k'; 300], |key| assert_eq!((key.len(), key[0], key[300]), (301, 1, b'k')));
     }

@@ -55,11 +55,11 @@ impl Engine for MemoryEngine {
         self.get(key).map(Lookup::Ready)
     }
 
-    fn contains(&self, key: &[u8]) -> Result<bool, StorageError> {
-        Ok(self.state.read().data.contains_key(key))
+    fn revision_of(&self, key: &[u8]) -> Result<Option<Revision>, StorageError> {
+        Ok(self.state.read().data.get(key).map(|stored| stored.revision))
     }
 
-    fn write(&self, changes: &Changes<'_>) -> Result<(), StorageError> {
+    fn write(&self, _: &Meta, changes: &Changes<'_>) -> Result<(), StorageError> {
         let mut state = self.state.write();
         for (key, change) in &changes.data {
             match change {
@@ -77,8 +77,8 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
-    fn try_write(&self, changes: &Changes<'_>) -> Result<bool, StorageError> {
-        self.write(changes).map(|()| true)
+    fn try_write(&self, before: &Meta, changes: &Changes<'_>) -> Result<bool, StorageError> {
+        self.write(before, changes).map(|()| true)
     }
 
     fn load_meta(&self) -> Result<Meta, StorageError> {

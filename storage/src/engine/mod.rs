@@ -14,8 +14,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use vaultdb_kv::{MemberAddr, NodeId, Revision, Value, Versioned};
 
+use crate::attempts::{AttemptChanges, Attempts};
 use crate::error::StorageError;
 use crate::state_machine::Lookup;
+use crate::terms::TermHistory;
 use crate::types::{AppliedState, LogId};
 
 /// A node's latest registration under its name.
@@ -33,6 +35,8 @@ pub(crate) struct Meta {
     /// The highest id that was ever allotted; 0 before the first.
     pub(crate) last_node_id: NodeId,
     pub(crate) registrations: BTreeMap<String, Registration>,
+    pub(crate) attempts: Attempts,
+    pub(crate) terms: TermHistory,
 }
 
 /// One atomic write: the outcome of a run of entries.
@@ -45,6 +49,9 @@ pub(crate) struct Changes<'a> {
     pub(crate) membership: Option<(LogId, Bytes)>,
     pub(crate) registered: BTreeMap<&'a str, Registration>,
     pub(crate) last_node_id: NodeId,
+    pub(crate) attempts: AttemptChanges,
+    /// Terms that began, each with the index of its first entry.
+    pub(crate) terms: Vec<(u64, u64)>,
 }
 
 impl Meta {
@@ -59,6 +66,12 @@ impl Meta {
         for (name, registration) in &changes.registered {
             self.registrations.insert((*name).to_owned(), registration.clone());
         }
+        if !changes.attempts.is_empty(&self.attempts) {
+            self.attempts.advance(&changes.attempts);
+        }
+        let surplus: Vec<u64> = self.terms.surplus(changes.terms.len()).collect();
+        surplus.into_iter().for_each(|term| self.terms.remove(term));
+        changes.terms.iter().for_each(|(term, first)| self.terms.insert(*term, *first));
     }
 }
 
@@ -75,10 +88,12 @@ pub(crate) trait Engine: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StorageError>;
     /// Never reads the disk.
     fn try_get(&self, key: &[u8]) -> Result<Lookup, StorageError>;
-    fn contains(&self, key: &[u8]) -> Result<bool, StorageError>;
-    fn write(&self, changes: &Changes<'_>) -> Result<(), StorageError>;
+    /// Revision of a key that is present.
+    fn revision_of(&self, key: &[u8]) -> Result<Option<Revision>, StorageError>;
+    /// `before` is the meta that `changes` were worked out from.
+    fn write(&self, before: &Meta, changes: &Changes<'_>) -> Result<(), StorageError>;
     /// Writes unless that would have to wait; `false` when it would, and nothing was changed.
-    fn try_write(&self, changes: &Changes<'_>) -> Result<bool, StorageError>;
+    fn try_write(&self, before: &Meta, changes: &Changes<'_>) -> Result<bool, StorageError>;
     fn load_meta(&self) -> Result<Meta, StorageError>;
     /// Returns once everything written is durable.
     fn flush(&self) -> Result<(), StorageError>;

@@ -18,7 +18,7 @@ use crate::durable_fs::{self, OwnedDir};
 use crate::error::StorageError;
 use crate::options::StoreOptions;
 use crate::state_machine::Lookup;
-use crate::types::LogId;
+use crate::types::AppliedState;
 
 const BLOCK_BYTES: usize = 8 << 10;
 /// About one false positive in a hundred lookups of an absent key.
@@ -86,6 +86,8 @@ pub(crate) struct RocksEngine {
     /// Writes since it was opened, and those of them under 0x00: tells keys from overhead in estimates.
     writes: AtomicU64,
     meta_writes: AtomicU64,
+    /// Records of named writes, which RocksDB counts among its keys.
+    attempt_records: AtomicU64,
 }
 
 impl RocksEngine {
@@ -124,22 +126,26 @@ impl RocksEngine {
             memory_only,
             writes: AtomicU64::new(0),
             meta_writes: AtomicU64::new(0),
+            attempt_records: AtomicU64::new(0),
         })
     }
 
-    /// Reads the meta of a database that nobody has open, without changing it.
-    pub(crate) fn read_meta_at(settings: &RocksSettings, dir: &Path) -> Result<Meta, StorageError> {
+    /// Reads how far a database that nobody has open has come, without changing it.
+    pub(crate) fn read_applied_at(
+        settings: &RocksSettings,
+        dir: &Path,
+    ) -> Result<AppliedState, StorageError> {
         let before = durable_fs::names(dir)?;
         let mut options = settings.options();
         options.set_skip_stats_update_on_db_open(true);
         let db = DB::open_for_read_only(&options, dir, false)?;
-        let meta = load_meta(&db);
+        let applied = load_applied(&db);
         drop(db);
         // RocksDB begins a diary even here; it is no part of the data.
         for name in durable_fs::names(dir)?.iter().filter(|name| !before.contains(name)) {
             durable_fs::remove_leftover(&dir.join(name));
         }
-        meta
+        applied
     }
 
     /// Puts a copy of the whole database into `target`, which must not exist: hard links where files
@@ -173,7 +179,9 @@ impl RocksEngine {
         let meta_writes = self.meta_writes.load(Ordering::Relaxed);
         let overhead = (u128::from(in_memtables) * u128::from(meta_writes)).div_ceil(u128::from(writes));
         let estimate = self.property(properties::ESTIMATE_NUM_KEYS)?;
-        Ok(estimate.saturating_sub(u64::try_from(overhead).unwrap_or(u64::MAX)))
+        let attempt_records = self.attempt_records.load(Ordering::Relaxed);
+        let others = u64::try_from(overhead).unwrap_or(u64::MAX).saturating_add(attempt_records);
+        Ok(estimate.saturating_sub(others))
     }
 }
 
@@ -191,16 +199,17 @@ impl Engine for RocksEngine {
         }
     }
 
-    fn contains(&self, key: &[u8]) -> Result<bool, StorageError> {
-        Ok(layout::with_data_key(key, |key| self.db.get_pinned(key))?.is_some())
+    fn revision_of(&self, key: &[u8]) -> Result<Option<Revision>, StorageError> {
+        let found = layout::with_data_key(key, |key| self.db.get_pinned(key))?;
+        found.map(|stored| layout::decode_revision(&stored)).transpose()
     }
 
-    fn write(&self, changes: &Changes<'_>) -> Result<(), StorageError> {
-        Ok(self.write_with(changes, &self.write_options)?)
+    fn write(&self, before: &Meta, changes: &Changes<'_>) -> Result<(), StorageError> {
+        Ok(self.write_with(before, changes, &self.write_options)?)
     }
 
-    fn try_write(&self, changes: &Changes<'_>) -> Result<bool, StorageError> {
-        match self.write_with(changes, &self.prompt_write_options) {
+    fn try_write(&self, before: &Meta, changes: &Changes<'_>) -> Result<bool, StorageError> {
+        match self.write_with(before, changes, &self.prompt_write_options) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::Incomplete => Ok(false),
             Err(error) => Err(error.into()),
@@ -208,7 +217,9 @@ impl Engine for RocksEngine {
     }
 
     fn load_meta(&self) -> Result<Meta, StorageError> {
-        load_meta(&self.db)
+        let meta = load_meta(&self.db)?;
+        self.attempt_records.store(meta.attempts.len() as u64, Ordering::Relaxed);
+        Ok(meta)
     }
 
     fn flush(&self) -> Result<(), StorageError> {
@@ -230,7 +241,12 @@ impl Engine for RocksEngine {
 }
 
 impl RocksEngine {
-    fn write_with(&self, changes: &Changes<'_>, options: &WriteOptions) -> Result<(), rocksdb::Error> {
+    fn write_with(
+        &self,
+        before: &Meta,
+        changes: &Changes<'_>,
+        options: &WriteOptions,
+    ) -> Result<(), rocksdb::Error> {
         let mut batch = WriteBatch::default();
         let mut stored = Vec::new();
         // In order, so that the memtable's skip list finds each place near the one before.
@@ -245,7 +261,27 @@ impl RocksEngine {
                 None => layout::with_data_key(key, |key| batch.delete(key)),
             }
         }
+        let (mut came, mut went) = (0, 0);
+        if !changes.attempts.is_empty(&before.attempts) {
+            for (index, record) in changes.attempts.stored(&before.attempts) {
+                batch.put(layout::numbered_key(layout::ATTEMPT, *index), layout::encode_meta(record));
+                came += 1;
+            }
+            for index in changes.attempts.removed(&before.attempts) {
+                batch.delete(layout::numbered_key(layout::ATTEMPT, index));
+                went += 1;
+            }
+        }
         let data_writes = batch.len();
+        if changes.attempts.clock != before.attempts.clock {
+            batch.put(layout::CLOCK, layout::encode_meta(&changes.attempts.clock));
+        }
+        for (term, first_index) in &changes.terms {
+            batch.put(layout::numbered_key(layout::TERM, *term), layout::encode_meta(first_index));
+        }
+        for term in before.terms.surplus(changes.terms.len()) {
+            batch.delete(layout::numbered_key(layout::TERM, term));
+        }
         batch.put(layout::APPLIED, layout::encode_meta(&(Some(changes.log_id), changes.revision)));
         if let Some(membership) = &changes.membership {
             batch.put(layout::MEMBERSHIP, layout::encode_meta(membership));
@@ -258,30 +294,60 @@ impl RocksEngine {
         self.db.write_opt(batch, options)?;
         self.writes.fetch_add(writes as u64, Ordering::Relaxed);
         self.meta_writes.fetch_add((writes - data_writes) as u64, Ordering::Relaxed);
+        self.attempt_records.fetch_add(came, Ordering::Relaxed);
+        self.attempt_records.fetch_sub(went, Ordering::Relaxed);
         Ok(())
     }
 }
 
-fn load_meta(db: &DB) -> Result<Meta, StorageError> {
-    let mut meta = Meta::default();
+fn load_applied(db: &DB) -> Result<AppliedState, StorageError> {
+    let mut applied = AppliedState::default();
     if let Some(stored) = db.get_pinned(layout::APPLIED)? {
-        let (log_id, revision): (Option<LogId>, Revision) =
-            layout::decode_meta("the applied log id", &stored)?;
-        meta.applied.log_id = log_id;
-        meta.applied.revision = revision;
+        (applied.log_id, applied.revision) = layout::decode_meta("the applied log id", &stored)?;
     }
     if let Some(stored) = db.get_pinned(layout::MEMBERSHIP)? {
-        meta.applied.membership = Some(layout::decode_meta("the membership", &stored)?);
+        applied.membership = Some(layout::decode_meta("the membership", &stored)?);
     }
+    Ok(applied)
+}
+
+fn load_meta(db: &DB) -> Result<Meta, StorageError> {
+    let mut meta = Meta { applied: load_applied(db)?, ..Meta::default() };
     if let Some(stored) = db.get_pinned(layout::LAST_NODE_ID)? {
         meta.last_node_id = layout::decode_meta("the node-id counter", &stored)?;
     }
-    for item in db.iterator(IteratorMode::From(layout::REGISTRATION, Direction::Forward)) {
-        let (key, stored) = item?;
-        let Some(name) = key.strip_prefix(layout::REGISTRATION) else { break };
+    if let Some(stored) = db.get_pinned(layout::CLOCK)? {
+        meta.attempts.clock = layout::decode_meta("the clock", &stored)?;
+    }
+    each_under(db, layout::ATTEMPT, |index, stored| {
+        let index = layout::decode_number("a named write", index)?;
+        meta.attempts.push(index, layout::decode_meta("a named write", stored)?);
+        Ok(())
+    })?;
+    each_under(db, layout::TERM, |term, stored| {
+        let term = layout::decode_number("a term", term)?;
+        meta.terms.insert(term, layout::decode_meta("a term", stored)?);
+        Ok(())
+    })?;
+    each_under(db, layout::REGISTRATION, |name, stored| {
         let name = std::str::from_utf8(name)
             .map_err(|error| StorageError::corrupt("the name of a registration", error))?;
-        meta.registrations.insert(name.to_owned(), layout::decode_meta("a registration", &stored)?);
-    }
+        meta.registrations.insert(name.to_owned(), layout::decode_meta("a registration", stored)?);
+        Ok(())
+    })?;
     Ok(meta)
+}
+
+/// Calls `take` with the rest of the key and the value of everything stored under `prefix`, in order.
+fn each_under(
+    db: &DB,
+    prefix: &[u8],
+    mut take: impl FnMut(&[u8], &[u8]) -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    for item in db.iterator(IteratorMode::From(prefix, Direction::Forward)) {
+        let (key, stored) = item?;
+        let Some(rest) = key.strip_prefix(prefix) else { break };
+        take(rest, &stored)?;
+    }
+    Ok(())
 }

@@ -119,7 +119,7 @@ impl SnapshotReceiver {
                 drop(files);
                 let path = dir.path();
                 durable_fs::sync(&path)?;
-                check_applied(&meta, RocksEngine::read_meta_at(&settings, &path)?.applied)?;
+                check_applied(&meta, RocksEngine::read_applied_at(&settings, &path)?)?;
                 shelf::write_meta(&path, &meta)?;
                 Ok(Snapshot::new(meta, Source::Directory(dir)))
             }

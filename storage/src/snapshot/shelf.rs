@@ -77,7 +77,7 @@ impl Shelf {
         engine.checkpoint(&path)?;
         durable_fs::crash_point("build-checkpointed");
         // From the copy itself: entries may have been applied since the copy was made.
-        let applied = RocksEngine::read_meta_at(&self.settings, &path)?.applied;
+        let applied = RocksEngine::read_applied_at(&self.settings, &path)?;
         let mut files = Vec::new();
         for name in durable_fs::names(&path)? {
             let file = path.join(&name);

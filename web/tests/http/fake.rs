@@ -1,13 +1,13 @@
 //! A node that keeps its keys in a map and fails, hangs or loses its leader when told to.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use vaultdb_kv::{
-    AdminError, Applied, ApplyResult, Command, Consistency, Health, Key, MemberAddr, ReadError, Revision,
-    Role, Versioned, WriteError,
+    AdminError, Applied, ApplyResult, Attempt, Command, Consistency, Guarded, Health, IdempotencyKey, Key,
+    MemberAddr, ReadError, Revision, Role, Versioned, Write, WriteError,
 };
 use vaultdb_web::model::{
     CacheStats, CheckResult, ClusterStatus, ComponentHealth, HealthReport, JoinReply, JoinRequest, Leader,
@@ -20,6 +20,8 @@ use vaultdb_web::Backend;
 pub struct State {
     pub map: Mutex<BTreeMap<Key, Versioned>>,
     pub revision: AtomicU64,
+    /// Named writes and their answers.
+    pub named: Mutex<HashMap<IdempotencyKey, (Attempt, Applied)>>,
     pub leadership: Mutex<Arc<Leadership>>,
     /// Answered, in order, before anything works again.
     pub write_errors: Mutex<VecDeque<WriteError>>,
@@ -99,6 +101,9 @@ impl Fake {
     }
 
     fn apply(&self, command: Command) -> Applied {
+        if let Command::Guarded(guarded) = command {
+            return self.apply_guarded(*guarded);
+        }
         let mut map = self.0.map.lock().unwrap();
         let revision = self.0.revision.fetch_add(1, Ordering::SeqCst) + 1;
         let result = match command {
@@ -108,8 +113,31 @@ impl Fake {
             }
             Command::Delete { key } => ApplyResult::Deleted { existed: map.remove(&key).is_some() },
             Command::RegisterNode { .. } => panic!("web never registers a node"),
+            Command::Guarded(_) => unreachable!("answered above"),
         };
         Applied { revision, result }
+    }
+
+    fn apply_guarded(&self, guarded: Guarded) -> Applied {
+        let unchanged = |result| Applied { revision: self.revision(), result };
+        let mut named = self.0.named.lock().unwrap();
+        if let Some((first, answer)) = guarded.attempt.as_ref().and_then(|a| named.get(&a.key)) {
+            let is_same = guarded.attempt.as_ref().is_some_and(|a| a.fingerprint == first.fingerprint);
+            return if is_same { answer.clone() } else { unchanged(ApplyResult::AttemptReused) };
+        }
+        let key = match &guarded.write {
+            Write::Set { pairs } => &pairs[0].0,
+            Write::Delete { key } => key,
+        };
+        let current = self.0.map.lock().unwrap().get(key).map(|found| found.revision);
+        let answer = match guarded.conditions.iter().all(|condition| condition.holds(current)) {
+            true => self.apply(guarded.write.into()),
+            false => unchanged(ApplyResult::ConditionFailed { current }),
+        };
+        if let Some(attempt) = guarded.attempt {
+            named.insert(attempt.key.clone(), (attempt, answer.clone()));
+        }
+        answer
     }
 }
 

@@ -8,6 +8,7 @@ mod admin;
 mod client;
 mod errors;
 mod fake;
+mod guards;
 mod keys;
 mod limits;
 mod operations;
