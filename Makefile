@@ -50,8 +50,16 @@ fix: install-deps ## Format the code and apply the lints' own suggestions
 	@$(CARGO) fmt --all
 
 .PHONY: bench
-bench: build ## Measure durable writes a second on five local nodes
-	@scripts/bench-writes.sh
+bench: build ## Measure durable writes a second on five local nodes (ARGS="--duration 5s")
+	@scripts/bench-writes.sh $(ARGS)
+
+.PHONY: bench-compare
+bench-compare: install-deps ## Compare with etcd on this machine, 15 minutes (ARGS=--fast: 4)
+	@scripts/bench-compare.sh $(ARGS)
+
+.PHONY: bench-soak
+bench-soak: build ## Watch the memory of five nodes under ten minutes of load
+	@scripts/bench-soak.sh $(ARGS)
 
 .PHONY: compose-up
 compose-up: ## Start five nodes in containers, HTTP on localhost:11000 to 11004

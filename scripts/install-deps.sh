@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
 # Installs what building VaultDB needs beyond Rust, on Debian and its kin. With
-# --test also what the scripts under test call. Does nothing when all is there.
+# --test also what the scripts under test call, with --bench what the scripts
+# that measure call, with --compare also what building etcd's driver needs. Does
+# nothing when all is there.
 set -euo pipefail
 
 say() { printf 'install-deps: %s\n' "$*"; }
 
 with_tests=no
+with_bench=no
+with_compare=no
 case "${1:-}" in
 "") ;;
 --test) with_tests=yes ;;
-*) say "unknown argument \"$1\"; usage: install-deps.sh [--test]" >&2; exit 2 ;;
+--bench) with_bench=yes ;;
+--compare) with_bench=yes with_compare=yes ;;
+*) say "unknown argument \"$1\"; usage: install-deps.sh [--test | --bench | --compare]" >&2; exit 2 ;;
 esac
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -38,6 +44,16 @@ if [ "$with_tests" = yes ]; then
         ! docker image inspect debian:bookworm-slim >/dev/null 2>&1; then
         have debootstrap || missing+=(debootstrap)
     fi
+fi
+
+if [ "$with_bench" = yes ]; then
+    have python3 || missing+=(python3)
+fi
+if [ "$with_compare" = yes ]; then
+    # Debian ships Python without what `python3 -m venv` needs.
+    { have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null; } || missing+=(python3-venv)
+    # etcd's client for Rust generates its stubs while it is built.
+    have protoc || missing+=(protobuf-compiler)
 fi
 
 if [ "${#missing[@]}" -gt 0 ]; then

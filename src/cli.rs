@@ -13,6 +13,7 @@ use clap::Parser;
 use vaultdb_config::{Config, FileText, FlagValue, Sources};
 use vaultdb_kv::units::parse_duration;
 
+use crate::bench::{self, Bench};
 use crate::probe::Target;
 
 /// How long a probe waits unless told.
@@ -29,6 +30,8 @@ pub enum Action {
     Run(Box<Config>),
     /// Ask a running node for its health, see [`crate::probe::run`]. Exit 0 when it is well, else 1.
     Probe { target: Target, timeout: Duration },
+    /// Load running nodes and print what was measured. Exit 1 when no request of a run succeeded.
+    Bench(Box<Bench>),
     /// Print to standard output and exit 0: help and version.
     PrintAndExit(String),
 }
@@ -41,12 +44,14 @@ pub struct UsageError {
 }
 
 impl UsageError {
-    fn new(text: impl AsRef<str>) -> Self {
+    pub fn new(text: impl AsRef<str>) -> Self {
         Self { line: text.as_ref().split_whitespace().collect::<Vec<_>>().join(" ") }
     }
 }
 
-const USAGE: &str = "vaultdb [FLAGS] <data-dir>\n       vaultdb probe [--url URL] [--timeout DURATION]";
+const USAGE: &str =
+    "vaultdb [FLAGS] <data-dir>\n       vaultdb probe [--url URL] [--timeout DURATION]\n       \
+                     vaultdb bench [put|get|mixed|batch] [FLAGS]";
 
 const AFTER_HELP: &str = "\
 Flags may be written with one dash or two, with a space or '=' before the value.
@@ -123,16 +128,21 @@ pub fn parse(
 ) -> Result<Action, UsageError> {
     let args = with_two_dashes(args);
     let env: Vec<_> = env.into_iter().collect();
-    // A data directory of this name is written ./probe.
-    if args.get(1).is_some_and(|first| first == "probe") {
-        return match ProbeArgs::try_parse_from(args.into_iter().skip(1)) {
+    // A data directory of one of these names is written ./probe or ./bench.
+    let first = args.get(1).and_then(|first| first.to_str()).unwrap_or_default();
+    match first {
+        "probe" => match ProbeArgs::try_parse_from(args.into_iter().skip(1)) {
             Ok(probe) => probe_action(&probe, &env),
-            Err(error) => from_clap(&error),
-        };
-    }
-    match RunArgs::try_parse_from(args) {
-        Ok(run) => run_action(run, env),
-        Err(error) => from_clap(&error),
+            Err(error) => from_clap(&error, "vaultdb probe --help"),
+        },
+        "bench" => match bench::BenchArgs::try_parse_from(args.into_iter().skip(1)) {
+            Ok(args) => args.plan().map(|bench| Action::Bench(Box::new(bench))).map_err(UsageError::new),
+            Err(error) => from_clap(&error, "vaultdb bench --help"),
+        },
+        _ => match RunArgs::try_parse_from(args) {
+            Ok(run) => run_action(run, env),
+            Err(error) => from_clap(&error, "vaultdb --help"),
+        },
     }
 }
 
@@ -219,7 +229,7 @@ fn with_two_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 }
 
 /// Help and version are answers; everything else becomes one line.
-fn from_clap(error: &clap::Error) -> Result<Action, UsageError> {
+fn from_clap(error: &clap::Error, help: &str) -> Result<Action, UsageError> {
     let text = error.render().to_string();
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return Ok(Action::PrintAndExit(text));
@@ -227,7 +237,7 @@ fn from_clap(error: &clap::Error) -> Result<Action, UsageError> {
     // clap puts its tips, the usage and a pointer to the help in paragraphs of their own.
     let what = text.split("\n\n").next().unwrap_or_default();
     let what = what.strip_prefix("error: ").unwrap_or(what);
-    Err(UsageError::new(format!("{} (see vaultdb --help)", printable(what))))
+    Err(UsageError::new(format!("{} (see {help})", printable(what))))
 }
 
 /// Spells out control characters other than the line breaks of clap's own layout.
@@ -331,6 +341,15 @@ mod tests {
             (&["-id", "n", "-x\ny", "/d"], "vaultdb: unexpected argument '--x y' found (see"),
             (&["probe", "--timeout", "2"], "vaultdb: flag --timeout: \"2\" has no unit"),
             (&["probe", "--timeout", "0s"], "vaultdb: flag --timeout: \"0s\" is no time"),
+            (&["bench", "--rate", "0"], "vaultdb: flag --rate: it must be 1 to"),
+            (
+                &["bench", "--duration", "5"],
+                "vaultdb: invalid value '5' for '--duration <DURATION>': \"5\" has",
+            ),
+            (
+                &["bench", "--url", "x"],
+                "vaultdb: unexpected argument '--url' found (see vaultdb bench --help)",
+            ),
             (
                 &["probe", "--url", "https://h"],
                 "vaultdb: flag --url: \"https://h\" does not begin with http://",

@@ -2,6 +2,7 @@
 //!
 //! Owns the order in which parts start and stop. Decides nothing about data.
 
+mod bench;
 mod cli;
 mod lock;
 mod node;
@@ -33,6 +34,17 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
                 eprintln!("{e}");
+                ExitCode::FAILURE
+            }
+        },
+        cli::Action::Bench(bench) => match bench.run() {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => {
+                eprintln!("vaultdb: no request succeeded");
+                ExitCode::FAILURE
+            }
+            Err(e) => {
+                eprintln!("vaultdb: {e}");
                 ExitCode::FAILURE
             }
         },

@@ -123,6 +123,27 @@ fn one_dash_and_two_are_one() {
     assert!(String::from_utf8_lossy(&help.stdout).contains("--join"));
 }
 
+/// A bad flag of the load generator is named like one of a node; nobody to load is a plain failure.
+#[test]
+fn bench_without_a_node() {
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["erase"], &["erase", "vaultdb bench --help"]),
+        (&["--connections", "0"], &["--connections"]),
+        (&["--duration", "5"], &["--duration", "no unit"]),
+        (&["--endpoints", "localhost"], &["--endpoints", "localhost"]),
+        (&["batch", "--pairs", "129"], &["--pairs", "128"]),
+    ];
+    for (args, named) in cases {
+        assert_usage_error(&run(&[&["bench"], *args].concat()), named);
+    }
+    let output = run(&["bench", "--endpoints", &format!("127.0.0.1:{}", free_port())]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.lines().count() == 1 && stderr.contains("can be reached"), "{stderr}");
+    let help = run(&["bench", "--help"]);
+    assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--rate"));
+}
+
 #[test]
 fn probe_without_a_node() {
     let port = free_port();
