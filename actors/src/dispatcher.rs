@@ -5,10 +5,8 @@
 //! An unknown write is never sent again.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, AsyncContext, Context, Handler, MessageResult};
 use vaultdb_consensus::api::Committed;
 use vaultdb_kv::WriteError;
@@ -16,8 +14,7 @@ use vaultdb_kv::WriteError;
 use crate::messages::{
     impl_common_handlers, GetReplicationStatus, LaneEnded, LeaderChanged, PeerUnreachable, Submit,
 };
-use crate::pending::Pending;
-use crate::queue::{Item, Queue};
+use crate::queue::Queue;
 use crate::sentinel::Sentinel;
 use crate::slot::unbound_mailbox;
 use crate::status::UnreachablePeer;
@@ -73,24 +70,10 @@ impl Actor for ReplicationDispatcher {
 impl_common_handlers!(ReplicationDispatcher);
 
 impl Handler<Submit> for ReplicationDispatcher {
-    type Result = Enqueue;
+    type Result = ();
 
-    fn handle(&mut self, msg: Submit, _: &mut Context<Self>) -> Self::Result {
-        Enqueue { queue: self.queue.clone(), write: msg.0 }
-    }
-}
-
-/// Queues a write together with its caller's reply channel: no future and no task for each write.
-pub(crate) struct Enqueue {
-    queue: Rc<Queue>,
-    write: Arc<Pending>,
-}
-
-impl MessageResponse<ReplicationDispatcher, Submit> for Enqueue {
-    fn handle(self, _: &mut Context<ReplicationDispatcher>, reply: Option<OneshotSender<Outcome>>) {
-        if let Some(reply) = reply {
-            self.queue.admit(Item::new(self.write, reply));
-        }
+    fn handle(&mut self, msg: Submit, _: &mut Context<Self>) {
+        self.queue.admit(msg.0);
     }
 }
 

@@ -5,6 +5,7 @@
 //! (see [`crate::pending`]), however the actor that held it came to its end.
 
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,10 +16,11 @@ use tokio::time::{sleep, timeout, timeout_at};
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership};
 use vaultdb_kv::{AdminError, Command, Consistency, Health, Key, ReadError, Revision, WriteError};
 
+use crate::gate::{Gate, REBUILD_POLL};
 use crate::health::PROBE_KEY;
 use crate::messages::{
     Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject, Join, ReadAnswer,
-    ReadIndex, ReadKey, RegisterWorker, Restart, Submit, TransferLeader,
+    ReadIndex, ReadKey, RegisterWorker, Restart, TransferLeader,
 };
 use crate::pending::{Fate, Pending, Ticket};
 use crate::shared::Shared;
@@ -26,8 +28,6 @@ use crate::slot::{Absent, ComponentId, Slot};
 use crate::status::{CheckResult, Event, HealthReport, NodeStatus};
 use crate::store::StoreActor;
 
-/// How often a caller looks whether an actor that is being rebuilt is back.
-const REBUILD_POLL: Duration = Duration::from_millis(5);
 /// A read changes nothing, so one that lost its actor is asked once more. Not more often: the read
 /// itself may be what kills the actor.
 const READ_ATTEMPTS_MAX: u32 = 2;
@@ -60,7 +60,7 @@ impl Handles {
         self.shared.stores.write().push(slot.clone());
         let arbiter = Arbiter::current();
         self.shared.supervisor.tell(RegisterWorker { slot: slot.clone(), arbiter });
-        WorkerHandles { shared: self.shared.clone(), store: slot }
+        WorkerHandles { shared: self.shared.clone(), store: slot, gate: Gate::open(self.shared.clone()) }
     }
 }
 
@@ -69,6 +69,7 @@ impl Handles {
 pub struct WorkerHandles {
     shared: Arc<Shared>,
     store: Slot<StoreActor>,
+    gate: Rc<Gate>,
 }
 
 impl WorkerHandles {
@@ -77,16 +78,14 @@ impl WorkerHandles {
     /// # Errors
     /// [`WriteError`], sorted by what the caller may conclude.
     pub async fn submit(&self, command: Command, deadline: Instant) -> Result<Committed, WriteError> {
-        if self.shared.is_stopping() {
+        if self.shared.is_stopping() || self.shared.node().is_none() {
             return Err(WriteError::Unavailable);
         }
         let write = Pending::new(command, deadline);
         let ticket = Ticket::new(write.clone());
-        let Some(request) = self.reach(&self.shared.dispatcher, Submit(write), deadline).await else {
-            return Err(WriteError::Unavailable);
-        };
-        match timeout_at(deadline.into(), request).await {
+        match timeout_at(deadline.into(), self.gate.submit(write)).await {
             Ok(Ok(outcome)) => outcome,
+            // Dropped unanswered.
             Ok(Err(_)) => Err(match ticket.give_up() {
                 Fate::NeverSent | Fate::Refused => WriteError::Unavailable,
                 Fate::Open => WriteError::unknown("the replication dispatcher failed meanwhile"),

@@ -136,6 +136,7 @@ fn settle(queue: &Rc<Queue>, route: &Route, items: Vec<Item>, outcomes: Outcomes
     if let (Some(reason), Route::Peer { name, .. }) = (unreachable, route) {
         queue.tell_unreachable(name.clone(), reason);
     }
+    queue.deliver();
     let any = !refused.is_empty();
     queue.put_back(refused);
     // A batch that was let go may outlive its lane.

@@ -9,8 +9,8 @@ use actix::{ArbiterHandle, Message};
 use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest};
 use vaultdb_kv::{AdminError, Command, Consistency, Key, ReadError, Revision, Versioned};
 
-use crate::pending::Pending;
 use crate::port::{Node, Outcomes, StoreStats};
+use crate::queue::Item;
 use crate::slot::{ComponentId, Slot};
 use crate::status::{Event, HealthReport, ReplicationStatus};
 use crate::store::StoreActor;
@@ -91,10 +91,10 @@ pub(crate) struct GetStoreStatus;
 
 // ---- ReplicationDispatcher
 
-/// One write. Its command and deadline stay with the caller, too: see [`crate::pending`].
-#[derive(Debug, Message)]
-#[rtype(result = "Result<vaultdb_consensus::api::Committed, vaultdb_kv::WriteError>")]
-pub(crate) struct Submit(pub Arc<Pending>);
+/// Writes of one web worker, each with its own way back to its caller: see [`crate::gate`].
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Submit(pub Vec<Item>);
 
 /// A leader could not be reached.
 #[derive(Debug, Message)]

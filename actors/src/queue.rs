@@ -9,12 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use actix::dev::OneshotSender;
 use actix::{Addr, WeakAddr};
 use tokio::sync::Notify;
 use vaultdb_kv::{Command, WriteError};
 
 use crate::dispatcher::{Outcome, ReplicationDispatcher};
+use crate::gate::{Answers, Reply};
 use crate::lane;
 use crate::messages::{LaneEnded, PeerUnreachable};
 use crate::options::Options;
@@ -30,15 +30,15 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// and larger batches cost less for each write than more of them (design.md, prototype).
 const LANES_MAX: usize = 1;
 
-/// A write in the queue with its caller's reply channel. Dropping it unanswered closes the channel,
-/// and the caller asks the write's state what that means.
+/// A write with the way back to its caller. Dropping it unanswered tells the caller, who asks the write's
+/// state what that means.
 pub(crate) struct Item {
     pub write: Arc<Pending>,
-    reply: OneshotSender<Outcome>,
+    reply: Reply,
 }
 
 impl Item {
-    pub fn new(write: Arc<Pending>, reply: OneshotSender<Outcome>) -> Self {
+    pub fn new(write: Arc<Pending>, reply: Reply) -> Self {
         Self { write, reply }
     }
 }
@@ -55,6 +55,8 @@ pub(crate) struct Queue {
     pending: Cell<usize>,
     pending_bytes: Cell<usize>,
     lanes: Cell<usize>,
+    /// Workers with answers that they were not told of yet.
+    answered: RefCell<Vec<Arc<Answers>>>,
     closed: Cell<bool>,
     pub leader_changed: Notify,
     committed: Cell<u64>,
@@ -75,6 +77,7 @@ impl Queue {
             pending: Cell::default(),
             pending_bytes: Cell::default(),
             lanes: Cell::default(),
+            answered: RefCell::default(),
             closed: Cell::default(),
             leader_changed: Notify::new(),
             committed: Cell::default(),
@@ -95,19 +98,37 @@ impl Queue {
         self.address.try_borrow().ok()?.as_ref()?.upgrade()
     }
 
-    /// Takes a write in, or refuses it as one too many.
-    pub fn admit(self: &Rc<Self>, item: Item) {
-        let bytes = self.pending_bytes.get() + item.write.bytes;
-        if self.pending.get() >= self.commands_max || bytes > self.bytes_max {
-            self.failed.set(self.failed.get() + 1);
-            // A caller that went away needs no answer.
-            let _ = item.reply.send(Err(WriteError::Overloaded));
-            return;
+    /// Takes writes in, or refuses those that are too many.
+    pub fn admit(self: &Rc<Self>, items: Vec<Item>) {
+        for item in items {
+            let bytes = self.pending_bytes.get() + item.write.bytes;
+            if self.pending.get() >= self.commands_max || bytes > self.bytes_max {
+                self.failed.set(self.failed.get() + 1);
+                self.reply(item, Err(WriteError::Overloaded));
+                continue;
+            }
+            self.pending.set(self.pending.get() + 1);
+            self.pending_bytes.set(bytes);
+            self.waiting.borrow_mut().push_back(item);
         }
-        self.pending.set(self.pending.get() + 1);
-        self.pending_bytes.set(bytes);
-        self.waiting.borrow_mut().push_back(item);
+        self.deliver();
         self.pump();
+    }
+
+    fn reply(&self, item: Item, outcome: Outcome) {
+        let answers = item.reply.send(outcome);
+        let mut answered = self.answered.borrow_mut();
+        // As many as there are web workers, so a search is short.
+        if !answered.iter().any(|known| Arc::ptr_eq(known, &answers)) {
+            answered.push(answers);
+        }
+    }
+
+    /// Tells each worker once of all answers since the last call.
+    pub fn deliver(&self) {
+        for answers in self.answered.take() {
+            answers.deliver();
+        }
     }
 
     /// Starts a lane when one is free. The lane takes its first batch once the dispatcher has worked
@@ -164,6 +185,7 @@ impl Queue {
                 self.forget(&item.write);
             }
         }
+        self.deliver();
         if !items.is_empty() {
             self.batches.set(self.batches.get() + 1);
         }
@@ -183,6 +205,7 @@ impl Queue {
         for item in gone {
             self.answer_expired(item);
         }
+        self.deliver();
     }
 
     /// Puts definitely refused writes back to the front, in their order.
@@ -197,12 +220,12 @@ impl Queue {
         }
     }
 
+    /// To be followed by [`Queue::deliver`] once the batch is answered.
     pub fn answer(&self, item: Item, outcome: Outcome) {
         let counter = if outcome.is_ok() { &self.committed } else { &self.failed };
         counter.set(counter.get() + 1);
         self.forget(&item.write);
-        // A caller that went away needs no answer.
-        let _ = item.reply.send(outcome);
+        self.reply(item, outcome);
     }
 
     /// The deadline passed before the write was handed over, so the answer is definite.

@@ -177,6 +177,26 @@ impl<A: Actor> Slot<A> {
         }
     }
 
+    /// Puts the message into the mailbox at once, for actors that answer in another way.
+    ///
+    /// # Errors
+    /// [`Absent`] when there is no live actor: the message was certainly not accepted.
+    pub fn post<M>(&self, message: M) -> Result<(), Absent<M>>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        A: Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+    {
+        match &*self.addr.read() {
+            Some(addr) if addr.connected() => {
+                addr.do_send(message);
+                Ok(())
+            }
+            _ => Err(Absent(message)),
+        }
+    }
+
     /// Tells without waiting. Lost when there is no live actor: only for what may be lost.
     pub fn tell<M>(&self, message: M)
     where

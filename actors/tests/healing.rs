@@ -264,10 +264,13 @@ async fn a_store_actor_ends_with_its_worker() {
     let bench = Bench::start(options()).await;
     let arbiter = actix::Arbiter::new();
     let handles = bench.system.handles();
-    arbiter.spawn(async move {
-        let worker = handles.worker();
-        worker.read(key("k"), Consistency::Stale, within(5_000)).await.unwrap();
-        actix::Arbiter::current().stop();
+    // What a worker holds never leaves its thread.
+    arbiter.spawn_fn(move || {
+        actix_rt::spawn(async move {
+            let worker = handles.worker();
+            worker.read(key("k"), Consistency::Stale, within(5_000)).await.unwrap();
+            actix::Arbiter::current().stop();
+        });
     });
     until("it is let go", || async { saw(&bench.worker, component_names::STORE, EventKind::Stopped).await })
         .await;

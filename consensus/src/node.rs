@@ -219,7 +219,13 @@ impl Consensus {
         batch: Vec<Arc<Command>>,
         deadline: Instant,
     ) -> Vec<Result<Committed, ProposeError>> {
-        self.core.propose(shared(batch), deadline).await
+        let count = batch.len();
+        let core = self.core.clone();
+        // There, because the answers arrive one by one: the caller's thread is woken once, with all of them.
+        let proposed = self.core.runtime.spawn(async move { core.propose(shared(batch), deadline).await });
+        proposed.await.unwrap_or_else(|_| {
+            vec![Err(ProposeError::Unknown { reason: "the consensus thread ended".into() }); count]
+        })
     }
 
     /// Sends a batch to the leader over the Raft port. One answer a command, in order, by the deadline.
