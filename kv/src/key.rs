@@ -1,5 +1,6 @@
 //! Keys and values: raw bytes with a length rule each.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -30,6 +31,13 @@ impl Key {
     }
 
     pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Hashes, equals and orders as its bytes do, so that a map can be asked without making a key.
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
         &self.0
     }
 }

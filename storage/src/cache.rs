@@ -89,14 +89,17 @@ impl Cache {
         shard.epoch == token.epoch && self.put(&mut shard, key, &read.value, read.revision)
     }
 
-    /// What a write does for each key after the engine has it and before its revision is published.
+    /// What a write does for each key after the engine has it and before its revision is published. A key
+    /// that is not here stays out.
     pub(crate) fn update(&self, key: &[u8], change: Option<(Revision, &Bytes)>) {
         let mut shard = self.shards[self.shard_of(key)].lock();
         shard.epoch += 1;
         match change {
-            Some((revision, value)) => {
+            // Only what was read is worth its place; what was just written is found in the engine's memory.
+            Some((revision, value)) if shard.entries.contains(key) => {
                 self.put(&mut shard, key, value, revision);
             }
+            Some(_) => {}
             None => shard.remove(key),
         }
     }
@@ -181,6 +184,13 @@ mod tests {
         }
     }
 
+    /// Reads a key of the engine that holds `value`.
+    fn read(cache: &Cache, key: &[u8], revision: Revision, value: Bytes) {
+        if let Found::Miss(token) = cache.begin_fill(key) {
+            cache.complete_fill(token, key, &Versioned { value, revision });
+        }
+    }
+
     fn hit(cache: &Cache, key: &[u8]) -> Option<Versioned> {
         match cache.begin_fill(key) {
             Found::Hit(found) => Some(found),
@@ -195,7 +205,10 @@ mod tests {
         let token = miss(&cache, b"k");
         cache.update(b"k", Some((2, &Bytes::from_static(b"new"))));
         assert!(!cache.complete_fill(token, b"k", &versioned(b"old", 1)));
-        assert_eq!(hit(&cache, b"k"), Some(versioned(b"new", 2)));
+        assert_eq!(hit(&cache, b"k"), None);
+        read(&cache, b"k", 2, Bytes::from_static(b"new"));
+        cache.update(b"k", Some((3, &Bytes::from_static(b"newer"))));
+        assert_eq!(hit(&cache, b"k"), Some(versioned(b"newer", 3)));
     }
 
     /// The same when the write was a delete, or the value too large to be cached.
@@ -230,7 +243,9 @@ mod tests {
         let cache = Cache::new(SHARD_BYTES_MIN);
         for i in 0u32..10_000 {
             let value = Bytes::from(vec![0; (i % 700) as usize]);
-            cache.update(&(i % 997).to_be_bytes(), Some((u64::from(i), &value)));
+            let key = (i % 997).to_be_bytes();
+            cache.update(&key, Some((u64::from(i), &value)));
+            read(&cache, &key, u64::from(i), value);
             assert!(cache.stats().bytes <= SHARD_BYTES_MIN as u64);
         }
         assert!(hit(&cache, &(9_999u32 % 997).to_be_bytes()).is_some());
@@ -244,7 +259,7 @@ mod tests {
     #[test]
     fn large_values_stay_out() {
         let cache = Cache::new(SHARD_BYTES_MIN);
-        cache.update(b"k", Some((1, &Bytes::from_static(b"small"))));
+        read(&cache, b"k", 1, Bytes::from_static(b"small"));
         cache.update(b"k", Some((2, &Bytes::from(vec![0; SHARD_BYTES_MIN / ENTRY_SHARE]))));
         assert_eq!(hit(&cache, b"k"), None);
         assert_eq!(cache.stats().bytes, 0);
@@ -254,7 +269,7 @@ mod tests {
     #[test]
     fn zero_bytes_hold_nothing() {
         let cache = Cache::new(0);
-        cache.update(b"k", Some((1, &Bytes::new())));
+        read(&cache, b"k", 1, Bytes::new());
         assert_eq!(hit(&cache, b"k"), None);
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! Deterministic: depends on the state and the entries only, so that every node gives the same answers.
 
-use std::collections::hash_map::Entry;
-
+use hashbrown::hash_map::Entry;
 use vaultdb_kv::{
     Applied, ApplyResult, Command, Condition, Guarded, Key, MemberAddr, NodeId, Revision, Value, Write,
 };
@@ -120,7 +119,7 @@ fn failed_condition<'k>(
     stored: impl Fn(&[u8]) -> Result<Option<Revision>, StorageError>,
 ) -> Result<Option<ApplyResult>, StorageError> {
     for key in keys {
-        let current = match changes.data.get(key.as_bytes()) {
+        let current = match changes.data.get(key) {
             Some(touched) => touched.map(|(revision, _)| revision),
             None => stored(key.as_bytes())?,
         };
@@ -135,7 +134,7 @@ fn set<'a>(changes: &mut Changes<'a>, pairs: &'a [(Key, Value)]) -> ApplyResult 
     changes.revision += 1;
     let revision: Revision = changes.revision;
     for (key, value) in pairs {
-        changes.data.insert(key.as_bytes(), Some((revision, value)));
+        changes.data.insert(key, Some((revision, value)));
     }
     ApplyResult::Set
 }
@@ -145,7 +144,7 @@ fn delete<'a>(
     key: &'a Key,
     stored: impl Fn(&[u8]) -> Result<Option<Revision>, StorageError>,
 ) -> Result<ApplyResult, StorageError> {
-    let existed = match changes.data.entry(key.as_bytes()) {
+    let existed = match changes.data.entry(key) {
         // Touched earlier in this run.
         Entry::Occupied(mut touched) => touched.insert(None).is_some(),
         Entry::Vacant(untouched) => {

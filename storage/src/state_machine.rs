@@ -19,6 +19,7 @@ use crate::durable_fs;
 use crate::engine::generations::Generations;
 use crate::engine::memory::MemoryEngine;
 use crate::engine::rocks::{RocksEngine, RocksSettings};
+use crate::engine::staged::StagedEngine;
 use crate::engine::{Changes, Engine, EngineHandle, Meta};
 use crate::error::StorageError;
 use crate::gauges::Gauges;
@@ -88,7 +89,7 @@ impl StateMachine {
         let meta = engine.load_meta()?;
         let shelf = Shelf::open(data_dir.join("snapshots"), settings.clone(), meta.applied.log_id)?;
         let home = Home::Disk { generations, number: AtomicU64::new(number), shelf, settings };
-        Self::new(EngineHandle::Rocks(Arc::new(engine)), meta, home, &options)
+        Self::new(EngineHandle::Rocks(Arc::new(StagedEngine::new(engine)?)), meta, home, &options)
     }
 
     /// Keeps everything in memory; for tests.
@@ -376,7 +377,7 @@ impl StateMachine {
                 generations.switch_to(next)?;
                 durable_fs::crash_point("install-switched");
                 number.store(next, Ordering::Release);
-                Ok(EngineHandle::Rocks(Arc::new(engine)))
+                Ok(EngineHandle::Rocks(Arc::new(StagedEngine::new(engine)?)))
             }
             (Home::Memory { .. }, Source::Memory(files)) => {
                 let dump = files.first().map(AsRef::as_ref).unwrap_or_default();
@@ -397,7 +398,7 @@ impl Core {
     /// What follows a write to the engine: the cache has it, then everybody sees it.
     fn finish(&self, meta: &mut Meta, changes: &Changes<'_>) {
         for (key, change) in &changes.data {
-            self.cache.update(key, *change);
+            self.cache.update(key.as_bytes(), *change);
         }
         meta.advance(changes);
         self.publish(meta, !changes.terms.is_empty());

@@ -66,10 +66,10 @@ impl Engine for MemoryEngine {
                 Some((revision, value)) => {
                     // A copy: the bytes given may be a slice of a much larger buffer.
                     let value = Bytes::copy_from_slice(value);
-                    state.data.insert((*key).into(), Versioned { value, revision: *revision });
+                    state.data.insert(key.as_bytes().into(), Versioned { value, revision: *revision });
                 }
                 None => {
-                    state.data.remove(*key);
+                    state.data.remove(key.as_bytes());
                 }
             }
         }

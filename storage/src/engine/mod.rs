@@ -6,13 +6,15 @@ pub(crate) mod generations;
 pub(crate) mod layout;
 pub(crate) mod memory;
 pub(crate) mod rocks;
+pub(crate) mod staged;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use vaultdb_kv::{MemberAddr, NodeId, Revision, Value, Versioned};
+use vaultdb_kv::{Key, MemberAddr, NodeId, Revision, Value, Versioned};
 
 use crate::attempts::{AttemptChanges, Attempts};
 use crate::error::StorageError;
@@ -43,7 +45,7 @@ pub(crate) struct Meta {
 #[derive(Debug, Default)]
 pub(crate) struct Changes<'a> {
     /// What each touched key holds at the end of the run; `None` when it was deleted.
-    pub(crate) data: HashMap<&'a [u8], Option<(Revision, &'a Value)>>,
+    pub(crate) data: HashMap<&'a Key, Option<(Revision, &'a Value)>>,
     pub(crate) log_id: LogId,
     pub(crate) revision: Revision,
     pub(crate) membership: Option<(LogId, Bytes)>,
@@ -52,6 +54,17 @@ pub(crate) struct Changes<'a> {
     pub(crate) attempts: AttemptChanges,
     /// Terms that began, each with the index of its first entry.
     pub(crate) terms: Vec<(u64, u64)>,
+}
+
+impl Changes<'_> {
+    /// Whether only keys change, and how far entries are applied.
+    pub(crate) fn is_data_only(&self, before: &Meta) -> bool {
+        self.membership.is_none()
+            && self.registered.is_empty()
+            && self.terms.is_empty()
+            && before.terms.surplus(0).next().is_none()
+            && self.attempts.is_empty(&before.attempts)
+    }
 }
 
 impl Meta {
@@ -103,7 +116,7 @@ pub(crate) trait Engine: Send + Sync {
 /// The engine in use. Cloning shares it.
 #[derive(Clone)]
 pub(crate) enum EngineHandle {
-    Rocks(Arc<rocks::RocksEngine>),
+    Rocks(Arc<staged::StagedEngine>),
     Memory(Arc<memory::MemoryEngine>),
 }
 

@@ -11,9 +11,10 @@ use rocksdb::{
     properties, BlockBasedOptions, Cache, DBCompressionType, Direction, ErrorKind, FlushOptions,
     IteratorMode, LogLevel, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions, DB,
 };
-use vaultdb_kv::{Revision, Versioned};
+use vaultdb_kv::{Key, Revision, Value, Versioned};
 
-use super::{layout, Changes, Engine, Gauge, Meta};
+use super::staged::Stage;
+use super::{layout, Changes, Gauge, Meta};
 use crate::durable_fs::{self, OwnedDir};
 use crate::error::StorageError;
 use crate::options::StoreOptions;
@@ -80,8 +81,6 @@ pub(crate) struct RocksEngine {
     db: DB,
     dir: OwnedDir,
     write_options: WriteOptions,
-    /// For writes that must not wait for a flush or a compaction.
-    prompt_write_options: WriteOptions,
     memory_only: ReadOptions,
     /// Writes since it was opened, and those of them under 0x00: tells keys from overhead in estimates.
     writes: AtomicU64,
@@ -113,16 +112,12 @@ impl RocksEngine {
         let db = DB::open(options, dir)?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
-        let mut prompt_write_options = WriteOptions::default();
-        prompt_write_options.disable_wal(true);
-        prompt_write_options.set_no_slowdown(true);
         let mut memory_only = ReadOptions::default();
         memory_only.set_read_tier(ReadTier::BlockCache);
         Ok(Self {
             db,
             dir: OwnedDir::new(dir.to_path_buf(), true),
             write_options,
-            prompt_write_options,
             memory_only,
             writes: AtomicU64::new(0),
             meta_writes: AtomicU64::new(0),
@@ -185,13 +180,14 @@ impl RocksEngine {
     }
 }
 
-impl Engine for RocksEngine {
-    fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StorageError> {
+impl RocksEngine {
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StorageError> {
         let found = layout::with_data_key(key, |key| self.db.get_pinned(key))?;
         found.map(|stored| layout::decode_value(&stored)).transpose()
     }
 
-    fn try_get(&self, key: &[u8]) -> Result<Lookup, StorageError> {
+    /// Never reads the disk.
+    pub(crate) fn try_get(&self, key: &[u8]) -> Result<Lookup, StorageError> {
         match layout::with_data_key(key, |key| self.db.get_pinned_opt(key, &self.memory_only)) {
             Ok(found) => Ok(Lookup::Ready(found.map(|stored| layout::decode_value(&stored)).transpose()?)),
             Err(error) if error.kind() == ErrorKind::Incomplete => Ok(Lookup::NeedsDisk),
@@ -199,36 +195,62 @@ impl Engine for RocksEngine {
         }
     }
 
-    fn revision_of(&self, key: &[u8]) -> Result<Option<Revision>, StorageError> {
+    pub(crate) fn revision_of(&self, key: &[u8]) -> Result<Option<Revision>, StorageError> {
         let found = layout::with_data_key(key, |key| self.db.get_pinned(key))?;
         found.map(|stored| layout::decode_revision(&stored)).transpose()
     }
 
-    fn write(&self, before: &Meta, changes: &Changes<'_>) -> Result<(), StorageError> {
-        Ok(self.write_with(before, changes, &self.write_options)?)
-    }
-
-    fn try_write(&self, before: &Meta, changes: &Changes<'_>) -> Result<bool, StorageError> {
-        match self.write_with(before, changes, &self.prompt_write_options) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(false),
-            Err(error) => Err(error.into()),
+    /// Writes `staged`, then `own` with the meta that it was worked out from, as one.
+    pub(crate) fn write(
+        &self,
+        staged: &Stage,
+        own: Option<(&Meta, &Changes<'_>)>,
+    ) -> Result<(), StorageError> {
+        let mut batch = WriteBatch::default();
+        let mut data: Vec<_> = staged.data.iter().collect();
+        // In order, so that the memtable's skip list finds each place near the one before.
+        data.sort_unstable_by_key(|(key, _)| *key);
+        let mut stored = Vec::new();
+        for (key, change) in data {
+            put(&mut batch, key, change.as_ref().map(|(revision, value)| (*revision, value)), &mut stored);
         }
+        let mut applied = (Some(staged.log_id), staged.revision);
+        let mut records = (0, 0);
+        let mut data_writes = batch.len();
+        if let Some((before, changes)) = own {
+            for (key, change) in &changes.data {
+                put(&mut batch, key, *change, &mut stored);
+            }
+            records = put_attempts(&mut batch, before, changes);
+            data_writes = batch.len();
+            put_meta(&mut batch, before, changes);
+            applied = (Some(changes.log_id), changes.revision);
+        }
+        batch.put(layout::APPLIED, layout::encode_meta(&applied));
+        let writes = batch.len();
+        self.db.write_opt(batch, &self.write_options)?;
+        self.writes.fetch_add(writes as u64, Ordering::Relaxed);
+        self.meta_writes.fetch_add((writes - data_writes) as u64, Ordering::Relaxed);
+        let (came, went) = records;
+        self.attempt_records.fetch_add(came, Ordering::Relaxed);
+        self.attempt_records.fetch_sub(went, Ordering::Relaxed);
+        Ok(())
     }
 
-    fn load_meta(&self) -> Result<Meta, StorageError> {
+    pub(crate) fn load_meta(&self) -> Result<Meta, StorageError> {
         let meta = load_meta(&self.db)?;
         self.attempt_records.store(meta.attempts.len() as u64, Ordering::Relaxed);
         Ok(meta)
     }
 
-    fn flush(&self) -> Result<(), StorageError> {
+    /// Returns once everything written is durable.
+    pub(crate) fn flush(&self) -> Result<(), StorageError> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
         Ok(self.db.flush_opt(&options)?)
     }
 
-    fn gauge(&self) -> Result<Gauge, StorageError> {
+    pub(crate) fn gauge(&self) -> Result<Gauge, StorageError> {
         let dir = self.dir();
         // A file that a compaction has just removed counts for nothing.
         let size = |name: &String| std::fs::metadata(dir.join(name)).map_or(0, |file| file.len());
@@ -240,63 +262,48 @@ impl Engine for RocksEngine {
     }
 }
 
-impl RocksEngine {
-    fn write_with(
-        &self,
-        before: &Meta,
-        changes: &Changes<'_>,
-        options: &WriteOptions,
-    ) -> Result<(), rocksdb::Error> {
-        let mut batch = WriteBatch::default();
-        let mut stored = Vec::new();
-        // In order, so that the memtable's skip list finds each place near the one before.
-        let mut data: Vec<_> = changes.data.iter().collect();
-        data.sort_unstable_by_key(|(key, _)| **key);
-        for (key, change) in data {
-            match change {
-                Some((revision, value)) => {
-                    layout::encode_value(*revision, value, &mut stored);
-                    layout::with_data_key(key, |key| batch.put(key, &stored));
-                }
-                None => layout::with_data_key(key, |key| batch.delete(key)),
-            }
+fn put(batch: &mut WriteBatch, key: &Key, change: Option<(Revision, &Value)>, stored: &mut Vec<u8>) {
+    match change {
+        Some((revision, value)) => {
+            layout::encode_value(revision, value, stored);
+            layout::with_data_key(key.as_bytes(), |key| batch.put(key, stored));
         }
-        let (mut came, mut went) = (0, 0);
-        if !changes.attempts.is_empty(&before.attempts) {
-            for (index, record) in changes.attempts.stored(&before.attempts) {
-                batch.put(layout::numbered_key(layout::ATTEMPT, *index), layout::encode_meta(record));
-                came += 1;
-            }
-            for index in changes.attempts.removed(&before.attempts) {
-                batch.delete(layout::numbered_key(layout::ATTEMPT, index));
-                went += 1;
-            }
+        None => layout::with_data_key(key.as_bytes(), |key| batch.delete(key)),
+    }
+}
+
+/// Tells how many records came and went.
+fn put_attempts(batch: &mut WriteBatch, before: &Meta, changes: &Changes<'_>) -> (u64, u64) {
+    let (mut came, mut went) = (0, 0);
+    if !changes.attempts.is_empty(&before.attempts) {
+        for (index, record) in changes.attempts.stored(&before.attempts) {
+            batch.put(layout::numbered_key(layout::ATTEMPT, *index), layout::encode_meta(record));
+            came += 1;
         }
-        let data_writes = batch.len();
-        if changes.attempts.clock != before.attempts.clock {
-            batch.put(layout::CLOCK, layout::encode_meta(&changes.attempts.clock));
+        for index in changes.attempts.removed(&before.attempts) {
+            batch.delete(layout::numbered_key(layout::ATTEMPT, index));
+            went += 1;
         }
-        for (term, first_index) in &changes.terms {
-            batch.put(layout::numbered_key(layout::TERM, *term), layout::encode_meta(first_index));
-        }
-        for term in before.terms.surplus(changes.terms.len()) {
-            batch.delete(layout::numbered_key(layout::TERM, term));
-        }
-        batch.put(layout::APPLIED, layout::encode_meta(&(Some(changes.log_id), changes.revision)));
-        if let Some(membership) = &changes.membership {
-            batch.put(layout::MEMBERSHIP, layout::encode_meta(membership));
-        }
-        for (name, registration) in &changes.registered {
-            batch.put(layout::registration_key(name), layout::encode_meta(registration));
-            batch.put(layout::LAST_NODE_ID, layout::encode_meta(&changes.last_node_id));
-        }
-        let writes = batch.len();
-        self.db.write_opt(batch, options)?;
-        self.writes.fetch_add(writes as u64, Ordering::Relaxed);
-        self.meta_writes.fetch_add((writes - data_writes) as u64, Ordering::Relaxed);
-        self.attempt_records.fetch_add(came, Ordering::Relaxed);
-        self.attempt_records.fetch_sub(went, Ordering::Relaxed);
-        Ok(())
+    }
+    (came, went)
+}
+
+fn put_meta(batch: &mut WriteBatch, before: &Meta, changes: &Changes<'_>) {
+    if changes.attempts.clock != before.attempts.clock {
+        batch.put(layout::CLOCK, layout::encode_meta(&changes.attempts.clock));
+    }
+    for (term, first_index) in &changes.terms {
+        batch.put(layout::numbered_key(layout::TERM, *term), layout::encode_meta(first_index));
+    }
+    for term in before.terms.surplus(changes.terms.len()) {
+        batch.delete(layout::numbered_key(layout::TERM, term));
+    }
+    if let Some(membership) = &changes.membership {
+        batch.put(layout::MEMBERSHIP, layout::encode_meta(membership));
+    }
+    for (name, registration) in &changes.registered {
+        batch.put(layout::registration_key(name), layout::encode_meta(registration));
+        batch.put(layout::LAST_NODE_ID, layout::encode_meta(&changes.last_node_id));
     }
 }
 

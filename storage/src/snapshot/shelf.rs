@@ -19,6 +19,7 @@ use super::{is_plain_name, Snapshot, SnapshotFile, SnapshotMeta, Source};
 use crate::durable_fs::{self, OwnedDir};
 use crate::engine::layout;
 use crate::engine::rocks::{RocksEngine, RocksSettings};
+use crate::engine::staged::StagedEngine;
 use crate::error::StorageError;
 use crate::types::{AppliedState, LogId};
 
@@ -71,7 +72,7 @@ impl Shelf {
     }
 
     /// Builds a snapshot of what `engine` holds and makes it current.
-    pub(crate) fn build(&self, engine: &RocksEngine) -> Result<Snapshot, StorageError> {
+    pub(crate) fn build(&self, engine: &StagedEngine) -> Result<Snapshot, StorageError> {
         let making = OwnedDir::new(self.temporary(MAKING), false);
         let path = making.path();
         engine.checkpoint(&path)?;
