@@ -54,6 +54,7 @@ if [ "$with_compare" = yes ]; then
     { have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null; } || missing+=(python3-venv)
     # etcd's client for Rust generates its stubs while it is built.
     have protoc || missing+=(protobuf-compiler)
+    [ -e /usr/include/google/protobuf/descriptor.proto ] || missing+=(libprotobuf-dev)
 fi
 
 if [ "${#missing[@]}" -gt 0 ]; then

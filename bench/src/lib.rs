@@ -19,11 +19,16 @@ mod zipf;
 
 use std::io::{self, Write};
 
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+
 pub use keys::{digits, KeySpace, Keys, Rng, KEYS_MAX, KEY_BYTES};
 pub use plan::{Ack, Operation, Plan, PlanError, Protocol, CONNECTIONS_MAX, PAIRS_MAX};
 pub use report::{json, Report};
 pub use tally::{cpu_time, Tally, Window};
 pub use template::value_text;
+
+/// Files that are open beside the connections: standard streams, epoll, and some room.
+const OTHER_FILES: usize = 32;
 
 /// How the results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,6 +47,10 @@ pub enum BenchError {
     Unreachable(String),
     #[error("the keys could not be written first: {0}")]
     Prefill(String),
+    #[error(
+        "{connections} connections need more open files than the {limit} that are allowed: see ulimit -n"
+    )]
+    OpenFiles { connections: usize, limit: u64 },
     #[error("the operating system: {0}")]
     Io(#[from] io::Error),
 }
@@ -52,6 +61,7 @@ pub enum BenchError {
 /// [`BenchError`] when nothing could be measured. Requests that fail are results, not errors: the
 /// answer is whether each run had at least one request that succeeded.
 pub fn run(plan: &Plan, output: Output, out: &mut impl Write) -> Result<bool, BenchError> {
+    allow_open_files(plan.connections.iter().copied().max().unwrap_or(0))?;
     let addresses = link::resolve(&plan.endpoints).map_err(BenchError::Unreachable)?;
     if plan.prefill {
         prefill::write_all_keys(plan, &addresses)?;
@@ -72,4 +82,18 @@ pub fn run(plan: &Plan, output: Output, out: &mut impl Write) -> Result<bool, Be
         writeln!(out, "{}", json(&reports))?;
     }
     Ok(reports.iter().all(|report| report.successes > 0))
+}
+
+/// Raises this process's own limit as far as it may, when that many connections need it.
+fn allow_open_files(connections: usize) -> Result<(), BenchError> {
+    let needed = (connections + OTHER_FILES) as u64;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    if let Some(limit) = limit.maximum.filter(|maximum| *maximum < needed) {
+        return Err(BenchError::OpenFiles { connections, limit });
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), ..limit })
+        .map_err(|error| BenchError::Io(error.into()))
 }

@@ -23,6 +23,7 @@ def main():
 
 
 if __name__ == "__main__":
+    clusters.end_in_order_when_terminated()
     try:
         sys.exit(main())
     except KeyboardInterrupt:
