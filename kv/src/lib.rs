@@ -6,6 +6,7 @@
 pub mod command;
 pub mod consistency;
 pub mod error;
+pub mod histogram;
 pub mod key;
 pub mod limits;
 pub mod member;
@@ -14,6 +15,7 @@ pub mod units;
 pub use command::{Applied, ApplyResult, Command};
 pub use consistency::Consistency;
 pub use error::{AdminError, BadInput, ReadError, WriteError};
+pub use histogram::{Histogram, HistogramSnapshot};
 pub use key::{Key, Value, Versioned};
 pub use limits::Limits;
 pub use member::{Health, MemberAddr, NodeId, Role};
