@@ -53,6 +53,10 @@ fix: install-deps ## Format the code and apply the lints' own suggestions
 bench: build ## Measure durable writes a second on five local nodes
 	@scripts/bench-writes.sh
 
+.PHONY: bench-log
+bench-log: install-deps ## Measure the Raft log beside the crate raft-log
+	@$(CARGO) bench --locked -p vaultdb-storage --bench log
+
 .PHONY: compose-up
 compose-up: ## Start five nodes in containers, HTTP on localhost:11000 to 11004
 	@$(COMPOSE) up -d --build
