@@ -19,7 +19,7 @@ const SHUTDOWN_MS_MAX: u64 = 9_500;
 const EXIT_UNFIT: u8 = 70;
 
 /// Logs of libraries that repeat with each missed beat of a peer that is down, or each bad request.
-const QUIET_LOGS: &str = "openraft=warn,openraft::replication=error,openraft::core::heartbeat=error,chunked_wal=warn,raft_log=warn,tracing::span=warn,actix_http=off,actix_server=warn";
+const QUIET_LOGS: &str = "openraft=warn,openraft::replication=error,openraft::core::heartbeat=error,tracing::span=warn,actix_http=off,actix_server=warn";
 
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -215,9 +215,8 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
             ..StoreOptions::default()
         },
         log: LogOptions {
-            chunk_bytes: usize_of(config.wal_chunk_bytes),
+            segment_bytes: usize_of(config.wal_segment_bytes),
             cache_bytes: usize_of(config.wal_cache_bytes),
-            flush_batch_wait: Duration::from_micros(config.wal_flush_wait_us),
             ..LogOptions::default()
         },
     }

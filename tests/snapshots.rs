@@ -22,7 +22,7 @@ fn busy(nodes: usize) -> Plan {
     let env = [
         ("VAULTDB_SNAPSHOT_LOGS_SINCE_LAST", "100"),
         ("VAULTDB_SNAPSHOT_LOGS_TO_KEEP", "10"),
-        ("VAULTDB_WAL_CHUNK_BYTES", "64KiB"),
+        ("VAULTDB_WAL_SEGMENT_BYTES", "64KiB"),
         ("VAULTDB_WAL_CACHE_BYTES", "64KiB"),
         ("VAULTDB_CACHE_BYTES", "16KiB"),
     ];

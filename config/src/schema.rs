@@ -57,12 +57,10 @@ pub struct Config {
     pub snapshot_logs_to_keep: u64,
 
     // --- the Raft log ---
-    /// Size of one file of the log, in bytes. Files are deleted whole.
-    pub wal_chunk_bytes: u64,
+    /// Size of one file of the log, in bytes. Files are filled with zeros ahead of time and deleted whole.
+    pub wal_segment_bytes: u64,
     /// Memory for recent log entries, in bytes.
     pub wal_cache_bytes: u64,
-    /// How long the log waits for more appends to share an fsync, in microseconds.
-    pub wal_flush_wait_us: u64,
 
     // --- the store ---
     /// Memory for the cache of values, in bytes.
@@ -106,9 +104,8 @@ impl Default for Config {
             append_entries_max: 512,
             snapshot_logs_since_last: 100_000,
             snapshot_logs_to_keep: 10_000,
-            wal_chunk_bytes: 8 * MIB,
+            wal_segment_bytes: 16 * MIB,
             wal_cache_bytes: 8 * MIB,
-            wal_flush_wait_us: 30,
             cache_bytes: 64 * MIB,
             block_cache_bytes: 64 * MIB,
             write_buffer_bytes: 32 * MIB,

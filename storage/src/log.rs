@@ -6,6 +6,9 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
+
+use vaultdb_kv::Histogram;
 
 use crate::types::{LogId, Vote};
 
@@ -39,7 +42,7 @@ pub trait LogStore<P: Payload>: Send + Sync + 'static {
     /// # Errors
     /// When the log has failed before; `done` is then called with the error, too.
     fn save_vote(&self, vote: Vote, done: OnDurable) -> io::Result<()>;
-    /// Best effort: written, not synced. Losing it costs only replay after a restart.
+    /// Best effort: written with what is written next. Losing it costs only replay after a restart.
     fn save_committed(&self, committed: Option<LogId>) -> io::Result<()>;
     /// Entries are readable as soon as this returns, durable when `done` is called. Consecutive.
     fn append(&self, entries: Vec<(LogId, P)>, done: OnDurable) -> io::Result<()>;
@@ -50,4 +53,9 @@ pub trait LogStore<P: Payload>: Send + Sync + 'static {
     /// The entries of `range` that exist, in order, without a hole; stops early once `bytes_max` is
     /// reached, but never before the first entry.
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<(LogId, P)>>;
+
+    /// How long the syncs of the log took; `None` when there are none.
+    fn fsync_histogram(&self) -> Option<Arc<Histogram>> {
+        None
+    }
 }

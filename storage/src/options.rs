@@ -1,8 +1,10 @@
 //! What can be tuned, with the defaults and why they are what they are.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::attempts::AttemptLimits;
+use crate::disk_log::sector::SECTOR_BYTES;
 
 /// Options of the state machine.
 #[derive(Debug, Clone)]
@@ -36,17 +38,10 @@ impl Default for StoreOptions {
 /// Options of the Raft log on disk.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
-    /// A chunk file is closed once it is this large, in bytes.
-    ///
-    /// Entries of the open chunk stay decoded in memory, and closing one evicts them all at once
-    /// inside an append, so a large chunk stalls the caller.
-    pub chunk_bytes: usize,
-    /// How long a flush waits for more appends to share its fdatasync.
-    ///
-    /// Not below some 20 µs: the deadline is checked before the queue is drained, so a tiny one gives
-    /// every append an fdatasync of its own.
-    pub flush_batch_wait: Duration,
-    /// Decoded entries of closed chunks that are kept in memory, in bytes.
+    /// Size of one file of the log, in bytes; held to [`SEGMENT_BYTES`]. A file is made of zeros ahead of time,
+    /// and deleted as a whole, so a larger one is more to write at once and holds purged entries longer.
+    pub segment_bytes: usize,
+    /// Decoded entries that are kept in memory, in bytes. Those that are not durable yet are kept besides.
     pub cache_bytes: usize,
     /// Bytes of appends that may wait for the disk before an append waits itself.
     pub queue_bytes_max: usize,
@@ -54,11 +49,21 @@ pub struct LogOptions {
     pub queue_wait_max: Duration,
 }
 
+/// What a file of the log may measure. A place in it has 32 bits.
+const SEGMENT_BYTES: RangeInclusive<usize> = 4 << 10..=1 << 30;
+
+impl LogOptions {
+    /// Sectors of one file.
+    pub(crate) fn segment_sectors(&self) -> u64 {
+        let bytes = self.segment_bytes.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
+        bytes.div_ceil(SECTOR_BYTES) as u64
+    }
+}
+
 impl Default for LogOptions {
     fn default() -> Self {
         Self {
-            chunk_bytes: 8 << 20,
-            flush_batch_wait: Duration::from_micros(30),
+            segment_bytes: 16 << 20,
             cache_bytes: 8 << 20,
             queue_bytes_max: 48 << 20,
             queue_wait_max: Duration::from_secs(10),

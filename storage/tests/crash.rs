@@ -18,7 +18,7 @@ const CHILD: &str = "VAULTDB_TEST_CRASH_CHILD";
 const ROUNDS: u64 = 8;
 
 fn open_both(dir: &Path) -> (DiskLog<Blob>, StateMachine) {
-    let options = LogOptions { chunk_bytes: 4096, ..LogOptions::default() };
+    let options = LogOptions { segment_bytes: 4096, ..LogOptions::default() };
     (DiskLog::open(&dir.join("wal"), options).unwrap(), store::open(dir))
 }
 

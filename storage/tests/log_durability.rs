@@ -7,13 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use common::{all, append, chunk_files, copy_dir, entry, id, open, waiter, Blob};
+use common::{all, append, copy_dir, entry, id, open, segment_files, small_segments, waiter, Blob};
 use vaultdb_storage::log::{LogBounds, LogStore};
 use vaultdb_storage::{DiskLog, LogOptions, StorageError, Vote};
-
-fn small_chunks() -> LogOptions {
-    LogOptions { chunk_bytes: 512, cache_bytes: 0, ..LogOptions::default() }
-}
 
 fn refuses_as_corrupt(dir: &Path) -> bool {
     match DiskLog::<Blob>::open(dir, LogOptions::default()) {
@@ -26,7 +22,7 @@ fn refuses_as_corrupt(dir: &Path) -> bool {
 /// Each kind of operation is found again after the log was closed and opened.
 #[test]
 fn reopen_after_each_operation() {
-    for options in [LogOptions::default(), small_chunks()] {
+    for options in [LogOptions::default(), small_segments()] {
         let dir = tempfile::tempdir().unwrap();
         let reopen = || DiskLog::<Blob>::open(dir.path(), options.clone()).unwrap();
 
@@ -86,107 +82,56 @@ fn reopen_after_each_operation() {
     }
 }
 
-/// A crash in the middle of a write loses at most that write: what is left is a prefix that holds
-/// everything that was durable before, and the log goes on from there.
+/// A crash in the middle of a write loses at most that write, and the log goes on from there: with real files, cut
+/// at every byte of the last batch.
 #[test]
 fn tail_cut_at_every_byte_of_the_last_batch() {
     let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
+    let log = DiskLog::<Blob>::open(dir.path(), small_segments()).unwrap();
     append(&log, (1..=5).map(|index| entry(1, index)).collect());
     log.save_committed(Some(id(1, 3))).unwrap();
     append(&log, vec![entry(1, 6)]);
-    let file = chunk_files(dir.path()).pop().unwrap();
-    let before = fs::metadata(&file).unwrap().len();
     append(&log, (7..=9).map(|index| entry(2, index)).collect());
     drop(log);
-    let after = fs::metadata(&file).unwrap().len();
+    // A second one may have been made ahead of time.
+    let file = segment_files(dir.path()).swap_remove(0);
     let whole: Vec<_> = (1..=6).map(|i| entry(1, i)).chain((7..=9).map(|i| entry(2, i))).collect();
 
+    let (before, after) = (2 * 512, 3 * 512);
     for length in before..=after {
         let copy = tempfile::tempdir().unwrap();
         copy_dir(dir.path(), copy.path());
         let cut = copy.path().join(file.file_name().unwrap());
         fs::OpenOptions::new().write(true).open(&cut).unwrap().set_len(length).unwrap();
 
-        let log = open(copy.path());
+        let log = DiskLog::<Blob>::open(copy.path(), small_segments()).unwrap();
         let found = all(&log);
-        assert!((6..=9).contains(&found.len()), "{length}: {found:?}");
+        assert_eq!(found.len(), if length == after { 9 } else { 6 }, "cut at {length}");
         assert_eq!(found, whole[..found.len()], "cut at {length}");
-        if length == after {
-            assert_eq!(found.len(), 9);
-        }
         assert_eq!(log.committed(), Some(id(1, 3)));
         let next = found.len() as u64 + 1;
         append(&log, vec![entry(3, next)]);
         drop(log);
-        assert_eq!(all(&open(copy.path())).last(), Some(&entry(3, next)), "cut at {length}");
+        let log = DiskLog::<Blob>::open(copy.path(), small_segments()).unwrap();
+        assert_eq!(all(&log).last(), Some(&entry(3, next)), "cut at {length}");
+        drop(log);
+        assert_eq!(fs::metadata(&cut).unwrap().len(), 4096);
     }
 }
 
-/// The length of a file can become durable before its content: zeros at the end are an unfinished
-/// write, too, wherever a sector begins.
-#[test]
-fn unwritten_sectors_are_an_unfinished_write() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    append(&log, vec![entry(1, 1)]);
-    let file = chunk_files(dir.path()).pop().unwrap();
-    let before = fs::metadata(&file).unwrap().len() as usize;
-    append(&log, vec![(id(1, 2), Blob(vec![0xab; 3000]))]);
-    drop(log);
-    let content = fs::read(&file).unwrap();
-    let sectors = (before..content.len()).filter(|at| *at == before || at % 512 == 0);
-    for unwritten_from in sectors {
-        let copy = tempfile::tempdir().unwrap();
-        let mut content = content.clone();
-        content[unwritten_from..].fill(0);
-        fs::write(copy.path().join(file.file_name().unwrap()), &content).unwrap();
-        let log = open(copy.path());
-        assert_eq!(all(&log), [entry(1, 1)], "zeros from {unwritten_from}");
-        append(&log, vec![entry(1, 2)]);
-    }
-}
-
-/// Damage that no crash leaves behind is reported, never cut off: every bit of every record.
-#[test]
-fn every_flipped_bit_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    let (done, durable) = waiter();
-    log.save_vote(Vote { term: 1, node_id: 1, committed: true }, done).unwrap();
-    durable.recv().unwrap().unwrap();
-    append(&log, (1..=3).map(|index| entry(1, index)).collect());
-    log.save_committed(Some(id(1, 2))).unwrap();
-    log.truncate_after(Some(id(1, 2))).unwrap();
-    log.purge(id(1, 1)).unwrap();
-    append(&log, vec![entry(2, 3), entry(2, 4)]);
-    drop(log);
-    let file = chunk_files(dir.path()).pop().unwrap();
-    let content = fs::read(&file).unwrap();
-    for at in 0..content.len() {
-        for bit in 0..8 {
-            let mut damaged = content.clone();
-            damaged[at] ^= 1 << bit;
-            fs::write(&file, &damaged).unwrap();
-            assert!(refuses_as_corrupt(dir.path()), "bit {bit} of byte {at}");
-        }
-    }
-    fs::write(&file, &content).unwrap();
-    assert_eq!(all(&open(dir.path())), [entry(1, 2), entry(2, 3), entry(2, 4)]);
-}
-
-/// The same in files before the last one; and a file that is missing is noticed.
+/// Damage that no crash leaves behind is reported, in whatever file, and so is a file that is missing.
 #[test]
 fn damage_in_earlier_files_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let log = DiskLog::<Blob>::open(dir.path(), small_chunks()).unwrap();
+    let log = DiskLog::<Blob>::open(dir.path(), small_segments()).unwrap();
     for index in 1..=30 {
         append(&log, vec![entry(1, index)]);
     }
     drop(log);
-    let files = chunk_files(dir.path());
-    assert!(files.len() >= 3);
-    for file in &files[..files.len() - 1] {
+    let files = segment_files(dir.path());
+    assert!(files.len() >= 4);
+    // The last may not have been used yet.
+    for file in &files[..files.len() - 2] {
         let content = fs::read(file).unwrap();
         for at in (0..content.len()).step_by(7) {
             let mut damaged = content.clone();
@@ -203,55 +148,59 @@ fn damage_in_earlier_files_is_refused() {
     assert_eq!(all(&open(dir.path())).len(), 30);
 }
 
-/// A missing file is noticed after a purge, too.
+/// A purge deletes files, but not before nothing in them is needed; a missing file is noticed after it, too.
 #[test]
 fn missing_first_file_after_purge_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let log = DiskLog::<Blob>::open(dir.path(), small_chunks()).unwrap();
+    let log = DiskLog::<Blob>::open(dir.path(), small_segments()).unwrap();
     for index in 1..=60 {
         append(&log, vec![entry(1, index)]);
     }
-    let count = chunk_files(dir.path()).len();
+    let count = segment_files(dir.path()).len();
     log.purge(id(1, 30)).unwrap();
     drop(log);
-    let files = chunk_files(dir.path());
-    assert!(files.len() < count, "purged files are removed");
-    assert_eq!(all(&open(dir.path())).first(), Some(&entry(1, 31)));
-    // The first file may hold nothing but purged entries besides; the second surely holds others.
+    let files = segment_files(dir.path());
+    assert!(files.len() < count - 2, "purged files are removed");
+    assert_eq!(all(&open(dir.path())), (31..=60).map(|index| entry(1, index)).collect::<Vec<_>>());
     fs::remove_file(&files[0]).unwrap();
-    fs::remove_file(&files[1]).unwrap();
     assert!(refuses_as_corrupt(dir.path()));
 }
 
-/// A process killed while it began a file leaves one without a whole first record.
+/// Files of the log that was used before are not taken for an empty directory.
 #[test]
-fn file_that_was_only_begun_is_removed() {
+fn former_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let log = DiskLog::<Blob>::open(dir.path(), small_chunks()).unwrap();
-    append(&log, (1..=30).map(|index| entry(1, index)).collect());
+    fs::write(dir.path().join("r-00_000_000_000_000_000_000.wal"), b"records").unwrap();
+    let error = DiskLog::<Blob>::open(dir.path(), LogOptions::default()).unwrap_err();
+    assert!(matches!(error, StorageError::Refused { .. }), "{error:?}");
+    assert!(error.to_string().contains("former format"), "{error}");
+}
+
+/// A process killed while it made a file leaves one that is not finished, or one that was never used.
+#[test]
+fn files_that_were_only_begun_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = DiskLog::<Blob>::open(dir.path(), small_segments()).unwrap();
+    append(&log, vec![entry(1, 1)]);
     drop(log);
-    let files = chunk_files(dir.path());
-    let last = files.last().unwrap();
-    let first_record = 34;
-    for length in 0..first_record {
-        let copy = tempfile::tempdir().unwrap();
-        copy_dir(dir.path(), copy.path());
-        let begun = copy.path().join(last.file_name().unwrap());
-        fs::OpenOptions::new().write(true).open(&begun).unwrap().set_len(length).unwrap();
-        let log = open(copy.path());
-        let found = all(&log);
-        assert!(!begun.exists());
-        assert_eq!(found[..], (1..=found.len() as u64).map(|i| entry(1, i)).collect::<Vec<_>>()[..]);
-        append(&log, vec![entry(2, found.len() as u64 + 1)]);
-    }
+    let second = dir.path().join("0000000000000002.seg");
+    let unfinished = dir.path().join("0000000000000003.seg.new");
+    fs::write(&second, [0; 4096]).unwrap();
+    fs::write(&unfinished, [0; 100]).unwrap();
+    let log = DiskLog::<Blob>::open(dir.path(), small_segments()).unwrap();
+    assert_eq!(all(&log), [entry(1, 1)]);
+    assert!(!second.exists() && !unfinished.exists());
+    append(&log, (2..=40).map(|index| entry(1, index)).collect());
+    drop(log);
+    assert_eq!(all(&open(dir.path())).len(), 40);
 }
 
 /// Every operation is answered once, in the order of the calls, and with success.
 #[test]
 fn answers_come_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let log =
-        DiskLog::<Blob>::open(dir.path(), LogOptions { chunk_bytes: 4096, ..LogOptions::default() }).unwrap();
+    let log = DiskLog::<Blob>::open(dir.path(), LogOptions { segment_bytes: 8192, ..LogOptions::default() })
+        .unwrap();
     let answers = Arc::new(Mutex::new(Vec::new()));
     let mut expected = Vec::new();
     let mut next = 0;
@@ -313,11 +262,7 @@ fn refusals_change_nothing() {
 #[test]
 fn entries_of_a_lower_term_stay_readable() {
     let dir = tempfile::tempdir().unwrap();
-    let log = DiskLog::<Blob>::open(
-        dir.path(),
-        LogOptions { chunk_bytes: 2048, cache_bytes: 0, ..LogOptions::default() },
-    )
-    .unwrap();
+    let log = DiskLog::<Blob>::open(dir.path(), small_segments()).unwrap();
     append(&log, vec![entry(1, 1)]);
     append(&log, (2..=60).map(|index| entry(3, index)).collect());
     log.truncate_after(Some(id(1, 1))).unwrap();

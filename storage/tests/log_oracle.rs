@@ -1,11 +1,15 @@
-//! The log on disk does what the log in memory does, whatever is asked and however often it is reopened.
+//! The log on disk does what the log in memory does and what raft-log does, whatever is asked and however often
+//! it is reopened.
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/raft_log_oracle.rs"]
+mod raft_log_oracle;
 
 use common::{all, waiter, Blob};
 use proptest::prelude::*;
-use vaultdb_storage::log::LogStore;
+use raft_log_oracle::RaftLogOracle;
+use vaultdb_storage::log::{LogBounds, LogStore};
 use vaultdb_storage::{DiskLog, LogId, LogOptions, MemLog, Vote};
 
 #[derive(Debug, Clone)]
@@ -121,14 +125,18 @@ fn apply<L: LogStore<Blob>>(log: &L, step: &Step, oracle: &MemLog<Blob>, term: u
     }
 }
 
+/// Chunks of raft-log, so that it begins new ones as well.
+const CHUNK_BYTES: usize = 1000;
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn disk_log_equals_memory_log(steps in proptest::collection::vec(step(), 1..60)) {
+    fn three_logs_are_the_same(steps in proptest::collection::vec(step(), 1..60)) {
         let dir = tempfile::tempdir().unwrap();
-        let options = LogOptions { chunk_bytes: 1000, cache_bytes: 300, ..LogOptions::default() };
-        let open = || DiskLog::<Blob>::open(dir.path(), options.clone()).unwrap();
+        let raft_log = RaftLogOracle::open(&dir.path().join("raft-log"), CHUNK_BYTES);
+        let options = LogOptions { segment_bytes: 4096, cache_bytes: 300, ..LogOptions::default() };
+        let open = || DiskLog::<Blob>::open(&dir.path().join("wal"), options.clone()).unwrap();
         let memory = MemLog::new();
         let mut disk = Some(open());
         for step in &steps {
@@ -150,17 +158,35 @@ proptest! {
                     let on_disk = apply(log, step, &memory, term);
                     let before = MemLog::new();
                     copy(&memory, &before);
+                    let was = state(&memory);
                     let in_memory = apply(&memory, step, &before, term);
                     prop_assert_eq!(on_disk, in_memory, "{:?}", step);
+                    if in_memory && (state(&memory) != was || replaces(step)) {
+                        apply(&raft_log, step, &before, term);
+                    }
                 }
             }
             let log = disk.as_ref().unwrap();
-            prop_assert_eq!(log.bounds(), memory.bounds(), "{:?}", step);
-            prop_assert_eq!(log.vote(), memory.vote());
-            prop_assert_eq!(log.committed(), memory.committed(), "{:?}", step);
+            for expected in [state(&memory), state(&raft_log)] {
+                prop_assert_eq!(state(log), expected, "{:?}", step);
+            }
             prop_assert_eq!(all(log), all(&memory), "{:?}", step);
+            prop_assert_eq!(all(log), all(&raft_log), "{:?}", step);
         }
     }
+}
+
+fn state<L: LogStore<Blob>>(log: &L) -> (LogBounds, Option<Vote>, Option<LogId>) {
+    (log.bounds(), log.vote(), log.committed())
+}
+
+/// Whether the step may change entries although the bounds stay. Of other steps that change nothing raft-log, which
+/// checks nothing, must not be told.
+fn replaces(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Append { .. } | Step::AppendBad { .. } | Step::Replace { .. } | Step::SaveVote { .. }
+    )
 }
 
 /// What the steps look up in the log, as it was.

@@ -1,19 +1,19 @@
-//! Tells the callers of the log what became of their operations: each exactly once, in their order.
+//! Tells the callers of the log what became of their operations: each exactly once, in their order; and bounds how
+//! many may be under way.
 //!
-//! raft-log's flush thread drops the operations that wait when it fails; here none is forgotten.
+//! Whoever finds the log failed answers all that waits, also while the writer hangs in the disk.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::log::OnDurable;
 
-/// Flushes under way at most. raft-log's own queue takes 1024 requests, then blocks without limit;
-/// a flush is one request, and a few more when a chunk ends.
-pub(crate) const FLUSHES_MAX: usize = 512;
+/// Operations under way at most. A batch of them costs one fdatasync, whatever its number.
+pub(crate) const OPERATIONS_MAX: usize = 4096;
 
 #[derive(Default)]
 pub(crate) struct Delivery {
@@ -30,7 +30,7 @@ struct Waiting {
     /// Operations below this number are durable.
     durable_end: u64,
     callbacks: VecDeque<Pending>,
-    flushes: usize,
+    operations: usize,
     bytes: usize,
 }
 
@@ -39,14 +39,6 @@ struct Pending {
     done: OnDurable,
     /// Why it never entered the log; answered in its turn all the same.
     refused: Option<io::Error>,
-}
-
-/// Goes through raft-log with one flush. If raft-log drops it, the flush has failed.
-pub(crate) struct Mark {
-    delivery: Arc<Delivery>,
-    number: u64,
-    bytes: usize,
-    answered: bool,
 }
 
 impl Delivery {
@@ -73,8 +65,8 @@ impl Delivery {
             self.check()?;
             if self.room.wait_until(&mut waiting, deadline).timed_out() && !waiting.has_room(bytes_max) {
                 let reason = format!(
-                    "{} flushes of {} bytes are not done after {} ms",
-                    waiting.flushes,
+                    "{} operations of {} bytes are not done after {} ms",
+                    waiting.operations,
                     waiting.bytes,
                     wait_max.as_millis()
                 );
@@ -85,19 +77,34 @@ impl Delivery {
         self.check()
     }
 
-    pub(crate) fn has_room(&self, bytes_max: usize) -> bool {
-        self.waiting.lock().has_room(bytes_max)
-    }
-
-    /// Registers the next operation, which writes `bytes`; `done` is `None` when nobody asks.
-    pub(crate) fn register(self: &Arc<Self>, bytes: usize, done: Option<OnDurable>) -> Mark {
+    /// Registers the next operation, which writes `bytes`; `done` is `None` when nobody asks. Its number.
+    pub(crate) fn register(&self, bytes: usize, done: Option<OnDurable>) -> u64 {
         let mut waiting = self.waiting.lock();
         let number = waiting.next;
         waiting.next += 1;
-        waiting.flushes += 1;
+        waiting.operations += 1;
         waiting.bytes += bytes;
         waiting.callbacks.extend(done.map(|done| Pending { number, done, refused: None }));
-        Mark { delivery: self.clone(), number, bytes, answered: false }
+        number
+    }
+
+    /// So many operations of so many bytes have become durable, and with them all below `durable_end`.
+    pub(crate) fn complete(&self, durable_end: u64, operations: usize, bytes: usize) {
+        {
+            let mut waiting = self.waiting.lock();
+            waiting.durable_end = durable_end;
+            waiting.operations -= operations;
+            waiting.bytes -= bytes;
+        }
+        self.room.notify_all();
+        self.deliver();
+    }
+
+    /// Answers an operation that was registered while the log failed, and that nobody else would answer.
+    pub(crate) fn answer_if_failed(&self) {
+        if self.failure.get().is_some() {
+            self.deliver();
+        }
     }
 
     /// Answers an operation that never entered the log, after those before it.
@@ -118,6 +125,8 @@ impl Delivery {
             log::error!("the Raft log has failed: {reason}");
             reason.to_owned()
         });
+        // Nobody may be between looking at the failure and waiting, who would not hear of it.
+        drop(self.waiting.lock());
         self.room.notify_all();
         self.deliver();
         failed(reason)
@@ -148,42 +157,7 @@ impl Delivery {
 
 impl Waiting {
     fn has_room(&self, bytes_max: usize) -> bool {
-        self.flushes < FLUSHES_MAX && self.bytes < bytes_max
-    }
-}
-
-impl Mark {
-    fn answer(&mut self, result: io::Result<()>) {
-        self.answered = true;
-        {
-            let mut waiting = self.delivery.waiting.lock();
-            waiting.flushes -= 1;
-            waiting.bytes -= self.bytes;
-            if result.is_ok() {
-                waiting.durable_end = self.number + 1;
-            }
-        }
-        self.delivery.room.notify_all();
-        match result {
-            Ok(()) => self.delivery.deliver(),
-            Err(error) => {
-                self.delivery.fail(&error.to_string());
-            }
-        }
-    }
-}
-
-impl raft_log::Callback for Mark {
-    fn send(mut self, result: io::Result<()>) {
-        self.answer(result);
-    }
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.answer(Err(io::Error::other("the flush thread has stopped")));
-        }
+        self.operations < OPERATIONS_MAX && self.bytes < bytes_max
     }
 }
 
@@ -197,7 +171,7 @@ fn copy(error: &io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use raft_log::Callback;
+    use std::sync::Arc;
 
     use super::*;
 
@@ -208,33 +182,34 @@ mod tests {
         Some(Box::new(move |result| calls.lock().push((id, result.is_ok()))))
     }
 
-    /// Whatever becomes of the flushes, each operation is answered once and in order.
+    /// Whatever becomes of the operations, each is answered once and in order.
     #[test]
     fn every_operation_is_answered_once_in_order() {
-        let (delivery, calls) = (Arc::new(Delivery::default()), Calls::default());
-        let marks: Vec<Mark> = (0..5).map(|id| delivery.register(10, record(&calls, id))).collect();
-        let mut marks = marks.into_iter();
-        let mut next = || marks.next().expect("five marks");
-        next().send(Ok(()));
-        next().send(Ok(()));
-        next().send(Err(io::Error::other("disk")));
+        let (delivery, calls) = (Delivery::default(), Calls::default());
+        for id in 0..5 {
+            assert_eq!(delivery.register(10, record(&calls, id)), id);
+        }
+        delivery.complete(2, 2, 20);
+        delivery.fail("disk");
         assert_eq!(*calls.lock(), [(0, true), (1, true), (2, false), (3, false), (4, false)]);
         // Later news changes nothing.
-        next().send(Ok(()));
-        drop(next());
+        delivery.complete(5, 3, 30);
         assert_eq!(calls.lock().len(), 5);
         assert!(delivery.check().is_err());
         assert_eq!(delivery.waiting.lock().bytes, 0);
+        delivery.register(10, record(&calls, 5));
+        delivery.answer_if_failed();
+        assert_eq!(calls.lock().last(), Some(&(5, false)));
     }
 
     /// What is refused is answered in its turn, behind what is under way.
     #[test]
     fn refusal_waits_for_its_turn() {
-        let (delivery, calls) = (Arc::new(Delivery::default()), Calls::default());
-        let mark = delivery.register(1, record(&calls, 0));
+        let (delivery, calls) = (Delivery::default(), Calls::default());
+        delivery.register(1, record(&calls, 0));
         delivery.refuse(record(&calls, 1).expect("one"), refusal());
         assert_eq!(calls.lock().len(), 0);
-        mark.send(Ok(()));
+        delivery.complete(1, 1, 1);
         delivery.refuse(record(&calls, 2).expect("one"), refusal());
         assert_eq!(*calls.lock(), [(0, true), (1, false), (2, false)]);
         assert!(delivery.check().is_ok());
@@ -244,23 +219,13 @@ mod tests {
         io::ErrorKind::InvalidInput.into()
     }
 
-    /// A mark that raft-log drops is a failure, not silence.
-    #[test]
-    fn dropped_mark_fails_the_log() {
-        let (delivery, calls) = (Arc::new(Delivery::default()), Calls::default());
-        drop(delivery.register(0, record(&calls, 7)));
-        assert_eq!(*calls.lock(), [(7, false)]);
-        assert!(delivery.check().is_err());
-    }
-
-    /// A disk that hangs ends the wait of the next operation with an error.
+    /// A disk that hangs ends the wait of the next operation with an error, and answers all others.
     #[test]
     fn full_queue_fails_after_its_limit() {
-        let (delivery, calls) = (Arc::new(Delivery::default()), Calls::default());
-        let mark = delivery.register(100, record(&calls, 1));
+        let (delivery, calls) = (Delivery::default(), Calls::default());
+        delivery.register(100, record(&calls, 1));
         assert!(delivery.wait_for_room(101, Duration::ZERO).is_ok());
         assert!(delivery.wait_for_room(100, Duration::from_millis(5)).is_err());
         assert_eq!(*calls.lock(), [(1, false)]);
-        drop(mark);
     }
 }

@@ -1,113 +1,422 @@
-//! Looks at the end of the log before raft-log opens it, and cuts off what a crash left unfinished.
+//! Reads the segments when the log is opened, and tells what a crash left unfinished from damage.
 //!
-//! raft-log alone would cut at the first record that ends too early, and lose what follows. Here a cut is
-//! made only where nothing whole follows; any other damage is reported, never repaired.
+//! The rule: a batch is written only after the one before it is durable. A batch that is not whole was therefore
+//! the last one, unless anything of a later batch is there: then it was durable once, and is damaged. The last
+//! batch may be incomplete only where it was not written to the end, see [`super::sector`]. Damage is refused and
+//! never repaired; what is unfinished was acknowledged to nobody, and is overwritten with zeros.
 
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 
-use raft_log::codeq::Decode;
-use raft_log::{chunked_wal, RaftLogAction, RaftLogRecord, WALRecord};
-
-use super::wal_types::{self, WalTypes};
-use crate::durable_fs;
+use super::disk::{Disk, DiskFile};
+use super::places::{Place, Places};
+use super::record::{self, Record};
+use super::sector::{self, Sector, PAYLOAD_BYTES, SECTOR_BYTES};
+use super::segment::{self, Segment};
+use super::tail::Tail;
 use crate::error::StorageError;
 use crate::log::Payload;
-use crate::types::LogId;
+use crate::log_rules;
+use crate::options::LogOptions;
 
-/// Disks write whole sectors: where writing stopped, zeros begin at a multiple of this.
-const SECTOR_BYTES: usize = 512;
-/// Every record but that of an entry is shorter than this: the longest, a checkpoint, takes 83 bytes.
-const SMALL_RECORD_BYTES_MAX: usize = 128;
+/// Bytes of a segment that are read at once.
+const READ_BYTES: usize = 1 << 20;
+const FIRST_SEGMENT: u64 = 1;
+const FIRST_BATCH: u64 = 1;
 
-/// Chunk files in order, with the place in the log where each begins.
-pub(crate) fn chunks(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StorageError> {
-    let mut chunks: Vec<(u64, PathBuf)> = durable_fs::names(dir)?
-        .into_iter()
-        .filter_map(|name| {
-            let start = chunked_wal::Config::parse_chunk_file_name(&name).ok()?;
-            Some((start, dir.join(name)))
-        })
-        .collect();
-    chunks.sort();
-    Ok(chunks)
+/// The log as it is on the disk, all of it durable.
+pub(crate) struct Recovered<P> {
+    pub tail: Tail<P>,
+    pub places: Places,
+    /// The segment to go on in, and where.
+    pub active: Segment,
+    pub next_sector: u64,
+    pub next_batch: u64,
 }
 
-/// Cuts an unfinished last write off, and makes what is left durable: entries that were written and not
-/// synced when the process died are read by the next one, which must not build on them otherwise.
-pub(crate) fn repair_tail<P: Payload>(dir: &Path) -> Result<(), StorageError> {
-    let mut chunks = chunks(dir)?;
-    while let Some((_, path)) = chunks.pop() {
-        let context = |what: &str| StorageError::io(format!("cannot {what} {}", path.display()));
-        let bytes = fs::read(&path).map_err(context("read"))?;
-        let valid = valid_prefix::<P>(&bytes)
-            .map_err(|reason| StorageError::corrupt(format!("the Raft log in {}", path.display()), reason))?;
-        if valid == 0 {
-            // The first record of a chunk is written only after the chunk before is durable.
-            log::warn!("{} was begun and never written to: removing it", path.display());
-            fs::remove_file(&path).map_err(context("remove"))?;
-            durable_fs::sync(dir)?;
-            continue;
+/// Reads the log in `disk`, or begins one.
+///
+/// # Errors
+/// [`StorageError::Corrupt`] for damage, [`StorageError::Refused`] for another format, [`StorageError::Io`].
+pub(crate) fn recover<P: Payload>(
+    disk: &dyn Disk,
+    options: &LogOptions,
+) -> Result<Recovered<P>, StorageError> {
+    let numbers = segments(disk)?;
+    let io = |what: &str| StorageError::io(format!("cannot {what} in {}", disk.path().display()));
+    let never = AtomicBool::new(false);
+    let sectors = options.segment_sectors();
+    if numbers.is_empty() {
+        let active = segment::make(disk, FIRST_SEGMENT, sectors, &never).map_err(io("make a segment"))?;
+        let mut places = Places::default();
+        places.add_segment(active.number);
+        let tail = Tail::new(record::Facts::default());
+        return Ok(Recovered { tail, places, active, next_sector: 0, next_batch: FIRST_BATCH });
+    }
+    let mut scan = Scan::new(disk, options.cache_bytes);
+    let end = scan.all(&numbers)?;
+    scan.check_beginning()?;
+    finish(disk, &scan, &end, sectors).map_err(io("repair the end of the log"))?;
+    let active = Segment {
+        number: end.source.number,
+        sectors: sectors.max(end.source.size.div_ceil(SECTOR_BYTES as u64)),
+        file: end.source.file,
+    };
+    let next_batch = scan.batch;
+    Ok(Recovered { tail: scan.tail, places: scan.places, active, next_sector: end.sector, next_batch })
+}
+
+/// Numbers of the segments, in order.
+fn segments(disk: &dyn Disk) -> Result<Vec<u64>, StorageError> {
+    let io = |what: &str| StorageError::io(format!("cannot {what} in {}", disk.path().display()));
+    let mut numbers = Vec::new();
+    for name in disk.names().map_err(io("list the files"))? {
+        if let Some(number) = segment::parse_name(&name) {
+            numbers.push(number);
+        } else if segment::is_unfinished(&name) {
+            disk.remove(&name).map_err(io("remove an unfinished segment"))?;
+        } else if name.starts_with("r-") && name.ends_with(".wal") {
+            return Err(StorageError::refused(format!(
+                "{} holds a Raft log of a former format ({name}), which this version cannot read: empty the data \
+                 directory and let the node join anew",
+                disk.path().display()
+            )));
         }
-        if valid < bytes.len() {
-            let cut = bytes.len() - valid;
-            log::warn!("cutting the last {cut} bytes, an unfinished write, off {}", path.display());
-            OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .and_then(|file| file.set_len(valid as u64))
-                .map_err(context("cut"))?;
+    }
+    numbers.sort_unstable();
+    for pair in numbers.windows(2) {
+        if pair[1] - pair[0] != 1 {
+            let reason = format!("{} is missing", segment::name(pair[0] + 1));
+            return Err(corrupt(disk, &reason));
         }
-        return durable_fs::sync(&path);
+    }
+    Ok(numbers)
+}
+
+fn corrupt(disk: &dyn Disk, reason: &str) -> StorageError {
+    StorageError::corrupt(format!("the Raft log in {}", disk.path().display()), reason)
+}
+
+/// Makes what was read durable: a process that was killed leaves entries that are written and not synced, and
+/// the next one must not build on them otherwise. Overwrites what is unfinished.
+fn finish<P>(disk: &dyn Disk, scan: &Scan<'_, P>, end: &End<'_>, sectors: u64) -> std::io::Result<()> {
+    let Source { file, size, .. } = &end.source;
+    let sector_bytes = SECTOR_BYTES as u64;
+    if end.unfinished > end.sector {
+        let from = end.sector * sector_bytes;
+        let bytes = (end.unfinished * sector_bytes).min(*size) - from;
+        log::warn!("{}: overwriting {bytes} bytes of an unfinished write", segment::name(end.source.number));
+        let zeros = vec![0; READ_BYTES];
+        for at in (from..from + bytes).step_by(READ_BYTES) {
+            let piece = (from + bytes - at).min(READ_BYTES as u64);
+            file.write_at(&zeros[..piece as usize], at)?;
+        }
+    }
+    file.sync()?;
+    segment::fill(&**file, *size, sectors.max(size.div_ceil(sector_bytes)), &AtomicBool::new(false))?;
+    disk.sync()?;
+    // From the ends, so that none is ever missing between others.
+    for number in end.unused.iter().rev().chain(&scan.purged) {
+        disk.remove(&segment::name(*number))?;
+        disk.sync()?;
     }
     Ok(())
 }
 
-/// Length of the records that are whole, or why what follows them is not an unfinished write.
-fn valid_prefix<P: Payload>(bytes: &[u8]) -> Result<usize, String> {
-    let mut at = 0;
-    while at < bytes.len() {
-        match decode::<P>(&bytes[at..]) {
-            Ok((_, size)) => at += size,
-            Err(error) if is_unfinished(&error, &bytes[at..], at) => return Ok(at),
-            Err(error) => return Err(format!("record at byte {at}: {error}")),
+/// Where the log ends.
+struct End<'a> {
+    source: Source<'a>,
+    /// The first sector behind the last whole batch.
+    sector: u64,
+    /// The first sector behind what is left of an unfinished batch; not more than `sector` if nothing is.
+    unfinished: u64,
+    /// Segments behind that were never used.
+    unused: Vec<u64>,
+}
+
+struct Scan<'a, P> {
+    disk: &'a dyn Disk,
+    cache_bytes: usize,
+    tail: Tail<P>,
+    places: Places,
+    /// Number of the batch that comes next.
+    batch: u64,
+    /// What was read of it.
+    content: Vec<u8>,
+    /// Entries that were in segments which are not there any more.
+    unknown: Range<u64>,
+    /// Segments that hold nothing any more.
+    purged: Vec<u64>,
+}
+
+impl<'a, P: Payload> Scan<'a, P> {
+    fn new(disk: &'a dyn Disk, cache_bytes: usize) -> Self {
+        Self {
+            disk,
+            cache_bytes,
+            tail: Tail::new(record::Facts::default()),
+            places: Places::default(),
+            batch: FIRST_BATCH,
+            content: Vec::new(),
+            unknown: 0..0,
+            purged: Vec::new(),
         }
     }
-    Ok(at)
-}
 
-/// Whether the damaged record with which `rest` begins, at byte `at` of its file, was not wholly written:
-/// the file ends within it, or from within it on holds only zeros.
-fn is_unfinished(error: &io::Error, rest: &[u8], at: usize) -> bool {
-    let size = wal_types::entry_record_bytes(rest).unwrap_or(SMALL_RECORD_BYTES_MAX);
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        // An early end that its size does not explain is a damaged size.
-        return rest.len() < size;
+    fn all(&mut self, numbers: &[u64]) -> Result<End<'a>, StorageError> {
+        let mut end: Option<End<'a>> = None;
+        let mut ended = false;
+        for number in numbers {
+            let mut source = Source::open(self.disk, *number)?;
+            if let Some(end) = end.as_mut().filter(|_| ended) {
+                if let Some(at) = source.first_used()? {
+                    let reason = format!(
+                        "batch {} is not whole, but something follows it in sector {at} of {}",
+                        self.batch,
+                        segment::name(*number)
+                    );
+                    return Err(corrupt(self.disk, &reason));
+                }
+                end.unused.push(*number);
+                continue;
+            }
+            if end.is_none() {
+                self.begin(&mut source)?;
+            }
+            let sector = self.batches(&mut source, end.is_none())?;
+            let unfinished = self.judge_rest(&mut source, sector)?;
+            ended = unfinished > sector || sector == 0;
+            match &mut end {
+                // Nothing of it was ever durable: it is made anew when it is needed.
+                Some(end) if sector == 0 => end.unused.push(*number),
+                _ => end = Some(End { source, sector, unfinished, unused: Vec::new() }),
+            }
+        }
+        end.ok_or_else(|| corrupt(self.disk, "no segment is there"))
     }
-    let written = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    // The length of a file can become durable before its content (ext4 and XFS, a power loss).
-    let unwritten_from = (at + written).next_multiple_of(SECTOR_BYTES) - at;
-    written == 0 || (unwritten_from < size && unwritten_from < rest.len())
-}
 
-fn decode<P: Payload>(bytes: &[u8]) -> io::Result<(RaftLogRecord<WalTypes<P>>, usize)> {
-    let mut rest = bytes;
-    let record = RaftLogRecord::<WalTypes<P>>::decode(&mut rest)?;
-    Ok((record, bytes.len() - rest.len()))
-}
-
-/// The entries that a chunk file holds; of several with one index the last, which replaced the others.
-pub(crate) fn entries<P: Payload>(path: &Path) -> io::Result<std::collections::BTreeMap<u64, (LogId, P)>> {
-    let bytes = fs::read(path)?;
-    let mut entries = std::collections::BTreeMap::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let (record, size) = decode::<P>(&bytes[at..])?;
-        at += size;
-        if let WALRecord::Action(RaftLogAction::Append(id, payload)) = record {
-            entries.insert(id.0.index, (id.0, payload.0));
+    /// Finds out with which batch the log begins. All but the first segment were made durable before earlier
+    /// ones were removed.
+    fn begin(&mut self, source: &mut Source<'a>) -> Result<(), StorageError> {
+        if source.number == FIRST_SEGMENT {
+            return Ok(());
+        }
+        let number = source.number;
+        match source.sector(0)?.map(|bytes| sector::parse(bytes, number, 0)) {
+            Some(Sector::Whole(whole)) if whole.first => {
+                self.batch = whole.batch;
+                Ok(())
+            }
+            _ => {
+                let reason = format!("{}, the first file, has no beginning", segment::name(number));
+                Err(corrupt(self.disk, &reason))
+            }
         }
     }
-    Ok(entries)
+
+    /// Reads all whole batches of a segment. Where the last one ends.
+    fn batches(&mut self, source: &mut Source<'a>, first_segment: bool) -> Result<u64, StorageError> {
+        let number = source.number;
+        self.content.clear();
+        let (mut begin, mut at) = (0, 0);
+        while let Some(bytes) = source.sector(at)? {
+            let Sector::Whole(whole) = sector::parse(bytes, number, at) else { break };
+            if whole.batch != self.batch || whole.first != self.content.is_empty() {
+                break;
+            }
+            at += 1;
+            self.content.extend_from_slice(whole.payload);
+            if whole.last {
+                self.places.add_segment(number);
+                self.apply(begin, first_segment).map_err(|reason| {
+                    let reason = format!("batch {} in {}: {reason}", self.batch, segment::name(number));
+                    corrupt(self.disk, &reason)
+                })?;
+                self.content.clear();
+                self.batch = self.batch.checked_add(1).ok_or_else(|| corrupt(self.disk, "batch too high"))?;
+                begin = at;
+            }
+        }
+        if first_segment {
+            self.places.add_segment(number);
+        }
+        Ok(begin)
+    }
+
+    /// Looks at all that follows the last whole batch of a segment. Where the last of it that was written ends.
+    fn judge_rest(&self, source: &mut Source<'a>, from: u64) -> Result<u64, StorageError> {
+        let number = source.number;
+        let mut end = from;
+        let mut at = from;
+        while let Some(bytes) = source.sector(at)? {
+            let reason = match sector::parse(bytes, number, at) {
+                Sector::Empty => None,
+                Sector::Unfinished => {
+                    end = at + 1;
+                    None
+                }
+                Sector::Whole(whole) if whole.batch == self.batch => {
+                    end = at + 1;
+                    None
+                }
+                Sector::Whole(whole) => Some(format!("batch {} follows", whole.batch)),
+                Sector::Damaged => Some("it is damaged".to_owned()),
+            };
+            if let Some(reason) = reason {
+                let name = segment::name(number);
+                let reason =
+                    format!("batch {} is not whole, and sector {at} of {name}: {reason}", self.batch);
+                return Err(corrupt(self.disk, &reason));
+            }
+            at += 1;
+        }
+        Ok(end)
+    }
+
+    /// Does what the records of a whole batch say, which begins at that sector.
+    fn apply(&mut self, sector: u64, first_segment: bool) -> Result<(), String> {
+        let content = std::mem::take(&mut self.content);
+        let base = sector as usize * PAYLOAD_BYTES;
+        let mut at = 0;
+        while at < content.len() {
+            let (record, size) = record::decode(&content[at..])?;
+            let is_state = matches!(record, Record::State(_));
+            if is_state != (base + at == 0) {
+                return Err("the state is not at the beginning of a segment".into());
+            }
+            let place = Place::try_from(base + at).map_err(|_| "a segment is too large")?;
+            self.apply_record(record, place, first_segment)?;
+            at += size;
+        }
+        self.content = content;
+        Ok(())
+    }
+
+    fn apply_record(&mut self, record: Record<'_>, place: Place, first_segment: bool) -> Result<(), String> {
+        let facts = &mut self.tail.facts;
+        let index = |id: Option<crate::types::LogId>| id.map_or(0, |id| id.index + 1);
+        match record {
+            Record::State(state) if first_segment => {
+                if index(state.last) < index(state.purged).max(index(state.committed)) {
+                    return Err(format!("impossible state {state:?}"));
+                }
+                self.unknown = index(state.purged)..index(state.last);
+                self.tail = Tail::new(state);
+            }
+            Record::State(state) => {
+                if state != *facts {
+                    return Err(format!("state {state:?} does not follow {facts:?}"));
+                }
+            }
+            Record::Vote(vote) => {
+                log_rules::check_vote(facts.vote, vote).map_err(|error| error.to_string())?;
+                facts.vote = Some(vote);
+            }
+            Record::Committed(id) => {
+                if index(Some(id)) > index(facts.last) {
+                    return Err(format!("{id:?} is committed behind the end"));
+                }
+                facts.committed = Some(id);
+            }
+            Record::Truncate(keep) => {
+                let least = index(facts.committed).max(index(facts.purged));
+                if index(keep) < least || index(keep) > index(facts.last) {
+                    return Err(format!("truncated after {keep:?} with {facts:?}"));
+                }
+                self.tail.truncate_after(keep);
+                self.places.truncate(index(keep));
+                self.unknown.end = self.unknown.end.min(index(keep));
+            }
+            Record::Purge(upto) => {
+                if index(Some(upto)) <= index(facts.purged) {
+                    return Err(format!("purged up to {upto:?} with {facts:?}"));
+                }
+                drop(self.tail.purge(upto));
+                self.purged.extend(self.places.purge(upto.index));
+                self.unknown.start = self.unknown.start.max(index(Some(upto)));
+            }
+            Record::Entry(id, payload) => {
+                log_rules::check_append(facts.last, std::iter::once(id))
+                    .map_err(|error| error.to_string())?;
+                let payload = P::decode(payload).map_err(|error| format!("{id:?}: {error}"))?;
+                self.tail.push(id, payload, 0);
+                self.places.push(id.index, place);
+                self.tail.evict(self.cache_bytes, 1, usize::MAX, &mut Vec::new());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all that the log should hold is there: a segment may be missing before the first.
+    fn check_beginning(&self) -> Result<(), StorageError> {
+        if self.unknown.is_empty() {
+            return Ok(());
+        }
+        let Range { start, end } = self.unknown;
+        let reason =
+            format!("entries {start} to {} are missing: files before the first one are gone", end - 1);
+        Err(corrupt(self.disk, &reason))
+    }
+}
+
+/// A segment, read from its beginning to its end. A sector that is cut off counts as filled up with zeros.
+struct Source<'a> {
+    disk: &'a dyn Disk,
+    number: u64,
+    file: Arc<dyn DiskFile>,
+    size: u64,
+    from: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Source<'a> {
+    fn open(disk: &'a dyn Disk, number: u64) -> Result<Self, StorageError> {
+        let name = segment::name(number);
+        let context = || StorageError::io(format!("cannot open {}/{name}", disk.path().display()));
+        let file = disk.open(&name).map_err(context())?;
+        let size = file.size().map_err(context())?;
+        Ok(Self { disk, number, file, size, from: 0, bytes: Vec::new() })
+    }
+
+    fn sector(&mut self, at: u64) -> Result<Option<&[u8; SECTOR_BYTES]>, StorageError> {
+        let sector_bytes = SECTOR_BYTES as u64;
+        if at >= self.size.div_ceil(sector_bytes) {
+            return Ok(None);
+        }
+        if at < self.from || at >= self.from + (self.bytes.len() / SECTOR_BYTES) as u64 {
+            let left = self.size - at * sector_bytes;
+            let wanted = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
+            self.bytes.clear();
+            self.bytes.resize(wanted.next_multiple_of(SECTOR_BYTES), 0);
+            let read = self.file.read_at(&mut self.bytes[..wanted], at * sector_bytes);
+            let read = read.and_then(|read| {
+                if read == wanted {
+                    Ok(())
+                } else {
+                    Err(std::io::ErrorKind::UnexpectedEof.into())
+                }
+            });
+            read.map_err(StorageError::io(format!(
+                "cannot read {}/{}",
+                self.disk.path().display(),
+                segment::name(self.number)
+            )))?;
+            self.from = at;
+        }
+        let offset = (at - self.from) as usize * SECTOR_BYTES;
+        Ok(self.bytes[offset..].first_chunk())
+    }
+
+    /// The first sector that is not all zeros.
+    fn first_used(&mut self) -> Result<Option<u64>, StorageError> {
+        let mut at = 0;
+        while let Some(bytes) = self.sector(at)? {
+            if !sector::is_zero(bytes) {
+                return Ok(Some(at));
+            }
+            at += 1;
+        }
+        Ok(None)
+    }
 }

@@ -68,13 +68,18 @@ pub fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// Chunk files, oldest first.
-pub fn chunk_files(dir: &Path) -> Vec<std::path::PathBuf> {
+/// Files of the log, oldest first.
+pub fn segment_files(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut files: Vec<_> = fs::read_dir(dir)
         .expect("list")
         .map(|file| file.expect("list").path())
-        .filter(|path| path.extension().is_some_and(|suffix| suffix == "wal"))
+        .filter(|path| path.extension().is_some_and(|suffix| suffix == "seg"))
         .collect();
     files.sort();
     files
+}
+
+/// Files of 8 sectors, the smallest that there are, and nothing in the cache.
+pub fn small_segments() -> LogOptions {
+    LogOptions { segment_bytes: 4096, cache_bytes: 0, ..LogOptions::default() }
 }
