@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::dev::{MessageResponse, OneshotSender};
-use actix::{Actor, AsyncContext, Context, Handler, MessageResult};
+use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult};
 use vaultdb_consensus::api::Committed;
 use vaultdb_kv::WriteError;
 
 use crate::messages::{
-    impl_common_handlers, GetReplicationStatus, LaneEnded, LeaderChanged, PeerUnreachable, Submit,
+    impl_common_handlers, Accept, GetReplicationStatus, LaneEnded, LeaderChanged, PeerUnreachable, Submit,
 };
 use crate::pending::Pending;
 use crate::queue::{Item, Queue};
@@ -31,6 +31,8 @@ pub(crate) type Outcome = Result<Committed, WriteError>;
 
 pub(crate) struct ReplicationDispatcher {
     queue: Rc<Queue>,
+    /// Writes that are answered before they are committed.
+    early: Rc<Queue>,
     leader_changes: u64,
     /// With the time of the last failure.
     unreachable: Vec<(UnreachablePeer, Instant)>,
@@ -38,8 +40,9 @@ pub(crate) struct ReplicationDispatcher {
 }
 
 impl ReplicationDispatcher {
-    pub fn new(queue: Rc<Queue>, sentinel: Sentinel) -> Self {
-        Self { queue, leader_changes: 0, unreachable: Vec::new(), _sentinel: sentinel }
+    /// `early` takes the writes that are answered before they are committed.
+    pub fn new(queue: Rc<Queue>, early: Rc<Queue>, sentinel: Sentinel) -> Self {
+        Self { queue, early, leader_changes: 0, unreachable: Vec::new(), _sentinel: sentinel }
     }
 }
 
@@ -47,6 +50,7 @@ impl Drop for ReplicationDispatcher {
     fn drop(&mut self) {
         // Tasks of batches in flight hold the queue, too; nobody would serve what waits in it.
         self.queue.close();
+        self.early.close();
     }
 }
 
@@ -56,6 +60,7 @@ impl Actor for ReplicationDispatcher {
     fn started(&mut self, ctx: &mut Self::Context) {
         unbound_mailbox(ctx);
         self.queue.set_address(ctx.address().downgrade());
+        self.early.set_address(ctx.address().downgrade());
         let address = ctx.address().downgrade();
         let mut leadership = self.queue.node().subscribe_leadership();
         actix_rt::spawn(async move {
@@ -80,13 +85,21 @@ impl Handler<Submit> for ReplicationDispatcher {
     }
 }
 
+impl Handler<Accept> for ReplicationDispatcher {
+    type Result = Enqueue;
+
+    fn handle(&mut self, msg: Accept, _: &mut Context<Self>) -> Self::Result {
+        Enqueue { queue: self.early.clone(), write: msg.0 }
+    }
+}
+
 /// Queues a write together with its caller's reply channel: no future and no task for each write.
 pub(crate) struct Enqueue {
     queue: Rc<Queue>,
     write: Arc<Pending>,
 }
 
-impl MessageResponse<ReplicationDispatcher, Submit> for Enqueue {
+impl<M: Message<Result = Outcome>> MessageResponse<ReplicationDispatcher, M> for Enqueue {
     fn handle(self, _: &mut Context<ReplicationDispatcher>, reply: Option<OneshotSender<Outcome>>) {
         if let Some(reply) = reply {
             self.queue.admit(Item::new(self.write, reply));
@@ -101,6 +114,7 @@ impl Handler<LeaderChanged> for ReplicationDispatcher {
         self.leader_changes += 1;
         self.unreachable.clear();
         self.queue.leader_changed();
+        self.early.leader_changed();
     }
 }
 
@@ -109,6 +123,7 @@ impl Handler<LaneEnded> for ReplicationDispatcher {
 
     fn handle(&mut self, _: LaneEnded, _: &mut Context<Self>) {
         self.queue.pump();
+        self.early.pump();
     }
 }
 
@@ -139,6 +154,12 @@ impl Handler<GetReplicationStatus> for ReplicationDispatcher {
 
     fn handle(&mut self, _: GetReplicationStatus, _: &mut Context<Self>) -> Self::Result {
         let mut status = self.queue.status();
+        // What is answered early is not known to be committed.
+        let early = self.early.status();
+        status.pending += early.pending;
+        status.pending_bytes += early.pending_bytes;
+        status.failed += early.failed;
+        status.batches += early.batches;
         status.leader_changes = self.leader_changes;
         self.unreachable.retain(|(_, last)| last.elapsed() < UNREACHABLE_REMEMBERED);
         status.unreachable_peers = self.unreachable.iter().map(|(peer, _)| peer.clone()).collect();

@@ -15,12 +15,14 @@ use tokio::time::{sleep, timeout, timeout_at};
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership};
 use vaultdb_kv::{AdminError, Command, Consistency, Health, Key, ReadError, Revision, WriteError};
 
+use crate::dispatcher::{Outcome, ReplicationDispatcher};
 use crate::health::PROBE_KEY;
 use crate::messages::{
-    Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject, Join, ReadAnswer,
-    ReadIndex, ReadKey, RegisterWorker, Restart, Submit, TransferLeader,
+    Accept, Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject, Join,
+    ReadAnswer, ReadIndex, ReadKey, RegisterWorker, Restart, Submit, TransferLeader,
 };
 use crate::pending::{Fate, Pending, Ticket};
+use crate::port::{EntryFate, LogId};
 use crate::shared::Shared;
 use crate::slot::{Absent, ComponentId, Slot};
 use crate::status::{CheckResult, Event, HealthReport, NodeStatus};
@@ -77,12 +79,34 @@ impl WorkerHandles {
     /// # Errors
     /// [`WriteError`], sorted by what the caller may conclude.
     pub async fn submit(&self, command: Command, deadline: Instant) -> Result<Committed, WriteError> {
+        self.dispatch(Submit, command, deadline).await
+    }
+
+    /// As [`WorkerHandles::submit`], but answers once the leader has the command durably in its own log,
+    /// and where. It may still be lost: see [`WorkerHandles::fate`].
+    ///
+    /// # Errors
+    /// [`WriteError`], sorted by what the caller may conclude.
+    pub async fn accept(&self, command: Command, deadline: Instant) -> Result<LogId, WriteError> {
+        self.dispatch(Accept, command, deadline).await.map(|accepted| accepted.log_id)
+    }
+
+    async fn dispatch<M>(
+        &self,
+        message: fn(Arc<Pending>) -> M,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Committed, WriteError>
+    where
+        M: Message<Result = Outcome> + Send + Unpin + 'static,
+        ReplicationDispatcher: Handler<M>,
+    {
         if self.shared.is_stopping() {
             return Err(WriteError::Unavailable);
         }
         let write = Pending::new(command, deadline);
         let ticket = Ticket::new(write.clone());
-        let Some(request) = self.reach(&self.shared.dispatcher, Submit(write), deadline).await else {
+        let Some(request) = self.reach(&self.shared.dispatcher, message(write), deadline).await else {
             return Err(WriteError::Unavailable);
         };
         match timeout_at(deadline.into(), request).await {
@@ -125,6 +149,30 @@ impl WorkerHandles {
             }
         }
         Err(ReadError::Unavailable)
+    }
+
+    /// What became of an entry of the leader's log, and the revision of the state that tells it.
+    ///
+    /// # Errors
+    /// [`ReadError`]; each may be repeated.
+    pub async fn fate(
+        &self,
+        entry: LogId,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Result<(EntryFate, Revision), ReadError> {
+        if consistency == Consistency::Linearizable {
+            let request = self.reach(&self.shared.raft, ReadIndex { deadline }, deadline).await;
+            let request = request.ok_or(ReadError::Unavailable)?;
+            match timeout_at(deadline.into(), request).await {
+                Ok(Ok(confirmed)) => confirmed?,
+                Ok(Err(_)) => return Err(ReadError::Unavailable),
+                Err(_) => return Err(ReadError::NoLeader),
+            }
+        }
+        let node = self.shared.node().ok_or(ReadError::Unavailable)?;
+        let revision = node.revision();
+        Ok((node.fate(entry), revision))
     }
 
     /// Makes a node a member. Idempotent.

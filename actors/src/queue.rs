@@ -12,7 +12,7 @@ use std::time::Instant;
 use actix::dev::OneshotSender;
 use actix::{Addr, WeakAddr};
 use tokio::sync::Notify;
-use vaultdb_kv::{Command, WriteError};
+use vaultdb_kv::{failpoint, Command, WriteError};
 
 use crate::dispatcher::{Outcome, ReplicationDispatcher};
 use crate::lane;
@@ -30,6 +30,15 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// and larger batches cost less for each write than more of them (design.md, prototype).
 const LANES_MAX: usize = 1;
 
+/// When a write is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ack {
+    /// Once it is committed and applied.
+    Majority,
+    /// Once it is durable in the leader's own log.
+    Leader,
+}
+
 /// A write in the queue with its caller's reply channel. Dropping it unanswered closes the channel,
 /// and the caller asks the write's state what that means.
 pub(crate) struct Item {
@@ -43,7 +52,9 @@ impl Item {
     }
 }
 
+/// Writes of one kind, so that a batch is answered as one.
 pub(crate) struct Queue {
+    pub ack: Ack,
     node: Arc<dyn Node>,
     pub raft: Slot<RaftNodeActor>,
     address: RefCell<Option<WeakAddr<ReplicationDispatcher>>>,
@@ -63,8 +74,9 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub fn new(node: Arc<dyn Node>, raft: Slot<RaftNodeActor>, options: &Options) -> Rc<Self> {
+    pub fn new(ack: Ack, node: Arc<dyn Node>, raft: Slot<RaftNodeActor>, options: &Options) -> Rc<Self> {
         Rc::new(Self {
+            ack,
             node,
             raft,
             address: RefCell::default(),
@@ -107,6 +119,7 @@ impl Queue {
         self.pending.set(self.pending.get() + 1);
         self.pending_bytes.set(bytes);
         self.waiting.borrow_mut().push_back(item);
+        failpoint::reach("write-queued");
         self.pump();
     }
 

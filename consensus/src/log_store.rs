@@ -12,6 +12,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
+use vaultdb_kv::failpoint;
 use vaultdb_storage::log::LogStore;
 
 use crate::codec::LogPayload;
@@ -151,8 +152,26 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(|e| (log_id(&e.log_id), LogPayload::from(e.payload))).collect();
-        self.log.append(entries, Box::new(move |result| callback.io_completed(result)))
+        // Of writes that are answered before they are committed; mostly none, and then no allocation.
+        let mut accepted = Vec::new();
+        let with_id = |e: Entry| {
+            let (id, mut payload) = (log_id(&e.log_id), LogPayload::from(e.payload));
+            if let LogPayload::Command(command) = &mut payload {
+                accepted.extend(command.take_hook().map(|hook| (id, hook)));
+            }
+            (id, payload)
+        };
+        let entries = entries.into_iter().map(with_id).collect();
+        let done = move |result: io::Result<()>| {
+            if result.is_ok() {
+                failpoint::reach("append-synced");
+                accepted.into_iter().for_each(|(id, hook)| hook.tell(id));
+            }
+            callback.io_completed(result);
+        };
+        self.log.append(entries, Box::new(done))?;
+        failpoint::reach("append-unsynced");
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> Result<(), io::Error> {

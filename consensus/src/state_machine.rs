@@ -10,6 +10,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use vaultdb_kv::failpoint;
 use vaultdb_storage::{AppliedState, LogId, Op, Snapshot, StateMachine, StorageError};
 
 use crate::codec;
@@ -49,8 +50,10 @@ impl StateMachineAdapter {
         let Some((last, _)) = run.entries.last() else { return Ok(()) };
         let last = last.index;
         let entries = std::mem::take(&mut run.entries);
+        failpoint::reach("committed-unapplied");
         let answers = self.blocking(move |store| store.apply(&entries)).await?;
         self.applied.send_replace(last);
+        failpoint::reach("applied-unanswered");
         for (responder, answer) in run.responders.drain(..).zip(answers) {
             if let Some(responder) = responder {
                 responder.send(answer);
