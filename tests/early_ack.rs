@@ -5,9 +5,11 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use support::{eventually, Cluster, Plan, Request, Response};
+use support::{eventually, Client, Cluster, Plan, Request, Response};
 
 const DECIDED_LIMIT: Duration = Duration::from_secs(20);
 
@@ -78,4 +80,81 @@ fn committed_and_lost_are_told_truthfully() {
         assert_eq!(cluster.must_get(node, "late"), None);
         assert_eq!(cluster.must_get(node, "kept1").as_deref(), Some("early"));
     }
+}
+
+/// Writes early through every node until `over`; answers the ids by key, `None` when it was answered that
+/// the write is not applied.
+fn write_early(writer: usize, ports: &[u16], over: &AtomicBool, accepted: &AtomicUsize) -> Vec<Early> {
+    let mut clients: Vec<Client> = ports.iter().map(|port| Client::new(*port)).collect();
+    let mut told = Vec::new();
+    for turn in 0.. {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        let key = format!("e{writer}-{turn}");
+        let put = Request::put(format!("/v1/kv/{key}?ack=leader&timeout=1s"), key.clone());
+        let Ok(answer) = clients[turn % ports.len()].send(&put) else { continue };
+        let json = answer.json();
+        match answer.status {
+            202 => {
+                accepted.fetch_add(1, Ordering::Relaxed);
+                let id = format!("{}-{}", json["term"], json["log_index"]);
+                told.push(Early { key, id: Some(id) });
+            }
+            429 | 503 => told.push(Early { key, id: None }),
+            504 => assert_eq!(answer.applied(), "unknown"),
+            other => panic!("{other} {}", answer.text()),
+        }
+    }
+    told
+}
+
+struct Early {
+    key: String,
+    id: Option<String>,
+}
+
+/// Whatever leaders die meanwhile, a write is there if and only if it is told committed.
+#[test]
+fn what_is_told_is_what_is_there() {
+    let mut cluster = Cluster::start(3);
+    let (over, accepted) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let told: Vec<Early> = thread::scope(|scope| {
+        let writers: Vec<_> = (0..8)
+            .map(|writer| {
+                let (ports, over, accepted) = (cluster.ports(), &over, &accepted);
+                scope.spawn(move || write_early(writer, &ports, over, accepted))
+            })
+            .collect();
+        for _ in 0..2 {
+            let goal = accepted.load(Ordering::Relaxed) + 300;
+            eventually("early writes are accepted", DECIDED_LIMIT, || {
+                let now = accepted.load(Ordering::Relaxed);
+                (now >= goal).then_some(()).ok_or_else(|| format!("{now} of {goal}"))
+            });
+            let leader = cluster.leader();
+            cluster.kill9(leader);
+            cluster.wait_for_leader_other_than(leader);
+            cluster.restart(leader);
+            cluster.wait_formed();
+        }
+        over.store(true, Ordering::Relaxed);
+        writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
+    });
+    cluster.wait_converged();
+    let mut clients: Vec<Client> = cluster.ports().into_iter().map(Client::new).collect();
+    let mut lost = 0;
+    for (turn, Early { key, id }) in told.iter().enumerate() {
+        let client = &mut clients[turn % 3];
+        let found = client.send(&Request::get(format!("/v1/kv/{key}"))).unwrap().status == 200;
+        let Some(id) = id else {
+            assert!(!found, "{key} was answered \"not applied\"");
+            continue;
+        };
+        let state = client.send(&Request::get(format!("/v1/writes/{id}"))).unwrap();
+        let state = state.json()["state"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(state, if found { "committed" } else { "lost" }, "{key} at {id}");
+        lost += usize::from(!found);
+    }
+    println!("{} early writes, {lost} of them lost", told.len());
 }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::dev::{MessageResponse, OneshotSender};
-use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult};
+use actix::{Actor, AsyncContext, Context, Handler, MessageResult};
 use vaultdb_consensus::api::Committed;
 use vaultdb_kv::WriteError;
 
 use crate::messages::{
-    impl_common_handlers, Accept, GetReplicationStatus, LaneEnded, LeaderChanged, PeerUnreachable, Submit,
+    impl_common_handlers, GetReplicationStatus, LaneEnded, LeaderChanged, PeerUnreachable, Submit,
 };
-use crate::pending::Pending;
+use crate::pending::{Ack, Pending};
 use crate::queue::{Item, Queue};
 use crate::sentinel::Sentinel;
 use crate::slot::unbound_mailbox;
@@ -81,15 +81,11 @@ impl Handler<Submit> for ReplicationDispatcher {
     type Result = Enqueue;
 
     fn handle(&mut self, msg: Submit, _: &mut Context<Self>) -> Self::Result {
-        Enqueue { queue: self.queue.clone(), write: msg.0 }
-    }
-}
-
-impl Handler<Accept> for ReplicationDispatcher {
-    type Result = Enqueue;
-
-    fn handle(&mut self, msg: Accept, _: &mut Context<Self>) -> Self::Result {
-        Enqueue { queue: self.early.clone(), write: msg.0 }
+        let queue = match msg.0.ack {
+            Ack::Majority => self.queue.clone(),
+            Ack::Leader => self.early.clone(),
+        };
+        Enqueue { queue, write: msg.0 }
     }
 }
 
@@ -99,7 +95,7 @@ pub(crate) struct Enqueue {
     write: Arc<Pending>,
 }
 
-impl<M: Message<Result = Outcome>> MessageResponse<ReplicationDispatcher, M> for Enqueue {
+impl MessageResponse<ReplicationDispatcher, Submit> for Enqueue {
     fn handle(self, _: &mut Context<ReplicationDispatcher>, reply: Option<OneshotSender<Outcome>>) {
         if let Some(reply) = reply {
             self.queue.admit(Item::new(self.write, reply));

@@ -15,13 +15,12 @@ use tokio::time::{sleep, timeout, timeout_at};
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership};
 use vaultdb_kv::{AdminError, Command, Consistency, Health, Key, ReadError, Revision, WriteError};
 
-use crate::dispatcher::{Outcome, ReplicationDispatcher};
 use crate::health::PROBE_KEY;
 use crate::messages::{
-    Accept, Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject, Join,
-    ReadAnswer, ReadIndex, ReadKey, RegisterWorker, Restart, Submit, TransferLeader,
+    Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject, Join, ReadAnswer,
+    ReadIndex, ReadKey, RegisterWorker, Restart, Submit, TransferLeader,
 };
-use crate::pending::{Fate, Pending, Ticket};
+use crate::pending::{Ack, Fate, Pending, Ticket};
 use crate::port::{EntryFate, LogId};
 use crate::shared::Shared;
 use crate::slot::{Absent, ComponentId, Slot};
@@ -79,7 +78,7 @@ impl WorkerHandles {
     /// # Errors
     /// [`WriteError`], sorted by what the caller may conclude.
     pub async fn submit(&self, command: Command, deadline: Instant) -> Result<Committed, WriteError> {
-        self.dispatch(Submit, command, deadline).await
+        self.dispatch(Pending::new(command, Ack::Majority, deadline)).await
     }
 
     /// As [`WorkerHandles::submit`], but answers once the leader has the command durably in its own log,
@@ -88,25 +87,17 @@ impl WorkerHandles {
     /// # Errors
     /// [`WriteError`], sorted by what the caller may conclude.
     pub async fn accept(&self, command: Command, deadline: Instant) -> Result<LogId, WriteError> {
-        self.dispatch(Accept, command, deadline).await.map(|accepted| accepted.log_id)
+        let accepted = self.dispatch(Pending::new(command, Ack::Leader, deadline)).await;
+        accepted.map(|accepted| accepted.log_id)
     }
 
-    async fn dispatch<M>(
-        &self,
-        message: fn(Arc<Pending>) -> M,
-        command: Command,
-        deadline: Instant,
-    ) -> Result<Committed, WriteError>
-    where
-        M: Message<Result = Outcome> + Send + Unpin + 'static,
-        ReplicationDispatcher: Handler<M>,
-    {
+    async fn dispatch(&self, write: Arc<Pending>) -> Result<Committed, WriteError> {
+        let deadline = write.deadline;
         if self.shared.is_stopping() {
             return Err(WriteError::Unavailable);
         }
-        let write = Pending::new(command, deadline);
         let ticket = Ticket::new(write.clone());
-        let Some(request) = self.reach(&self.shared.dispatcher, message(write), deadline).await else {
+        let Some(request) = self.reach(&self.shared.dispatcher, Submit(write), deadline).await else {
             return Err(WriteError::Unavailable);
         };
         match timeout_at(deadline.into(), request).await {

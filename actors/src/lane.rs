@@ -10,8 +10,9 @@ use vaultdb_kv::{Applied, ApplyResult, Command, WriteError};
 use vaultdb_storage::LogId;
 
 use crate::messages::{Handed, Propose};
+use crate::pending::Ack;
 use crate::port::Outcomes;
-use crate::queue::{Ack, Item, LaneGuard, Queue};
+use crate::queue::{Item, LaneGuard, Queue};
 
 /// A batch that takes longer no longer holds up the next one: its quorum may be gone, and what comes
 /// after it must be in the leader's log when the quorum is back.

@@ -96,11 +96,6 @@ pub(crate) struct GetStoreStatus;
 #[rtype(result = "Result<vaultdb_consensus::api::Committed, vaultdb_kv::WriteError>")]
 pub(crate) struct Submit(pub Arc<Pending>);
 
-/// As [`Submit`], answered once the leader has it on disk: only the log id of the answer means anything.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<vaultdb_consensus::api::Committed, vaultdb_kv::WriteError>")]
-pub(crate) struct Accept(pub Arc<Pending>);
-
 /// A leader could not be reached.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

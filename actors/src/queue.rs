@@ -18,7 +18,7 @@ use crate::dispatcher::{Outcome, ReplicationDispatcher};
 use crate::lane;
 use crate::messages::{LaneEnded, PeerUnreachable};
 use crate::options::Options;
-use crate::pending::Pending;
+use crate::pending::{Ack, Pending};
 use crate::port::Node;
 use crate::raft_node::RaftNodeActor;
 use crate::slot::Slot;
@@ -29,15 +29,6 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Batches on their way at once, stalled ones apart. One: while it is on its way the next one grows,
 /// and larger batches cost less for each write than more of them (design.md, prototype).
 const LANES_MAX: usize = 1;
-
-/// When a write is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ack {
-    /// Once it is committed and applied.
-    Majority,
-    /// Once it is durable in the leader's own log.
-    Leader,
-}
 
 /// A write in the queue with its caller's reply channel. Dropping it unanswered closes the channel,
 /// and the caller asks the write's state what that means.

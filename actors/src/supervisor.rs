@@ -17,7 +17,8 @@ use crate::messages::{
     impl_common_handlers, Attach, ComponentDegraded, ComponentFailed, FailureCause, GetEvents, Inject,
     RegisterWorker, Restart, Sabotage, Stop,
 };
-use crate::queue::{Ack, Queue};
+use crate::pending::Ack;
+use crate::queue::Queue;
 use crate::raft_node::RaftNodeActor;
 use crate::sentinel::Sentinel;
 use crate::shared::Shared;

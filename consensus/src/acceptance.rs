@@ -40,7 +40,7 @@ impl fmt::Debug for AcceptHook {
 }
 
 impl AcceptHook {
-    fn new() -> (Self, oneshot::Receiver<LogId>) {
+    pub fn new() -> (Self, oneshot::Receiver<LogId>) {
         let (tell, told) = oneshot::channel();
         (Self(Arc::new(Mutex::new(Some(tell)))), told)
     }

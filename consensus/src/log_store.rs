@@ -182,3 +182,84 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
         self.log.purge(log_id(&upto))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use openraft::entry::RaftPayload;
+    use parking_lot::Mutex;
+    use tokio::sync::oneshot::error::TryRecvError;
+    use vaultdb_kv::{Command, Key};
+    use vaultdb_storage::log::{LogBounds, OnDurable};
+    use vaultdb_storage::{LogId, Vote};
+
+    use super::*;
+    use crate::acceptance::AcceptHook;
+    use crate::types::{EntryPayload, SharedCommand};
+
+    /// A log whose disk takes its time: what was appended, and the callbacks that wait for it.
+    #[derive(Default)]
+    struct SlowLog {
+        appended: Mutex<Vec<(LogId, LogPayload)>>,
+        waiting: Mutex<Vec<OnDurable>>,
+    }
+
+    impl LogStore<LogPayload> for SlowLog {
+        fn bounds(&self) -> LogBounds {
+            LogBounds::default()
+        }
+        fn vote(&self) -> Option<Vote> {
+            None
+        }
+        fn committed(&self) -> Option<LogId> {
+            None
+        }
+        fn save_vote(&self, _: Vote, _: OnDurable) -> io::Result<()> {
+            unreachable!("no vote in this test")
+        }
+        fn save_committed(&self, _: Option<LogId>) -> io::Result<()> {
+            Ok(())
+        }
+        fn append(&self, entries: Vec<(LogId, LogPayload)>, done: OnDurable) -> io::Result<()> {
+            self.appended.lock().extend(entries);
+            self.waiting.lock().push(done);
+            Ok(())
+        }
+        fn truncate_after(&self, _: Option<LogId>) -> io::Result<()> {
+            Ok(())
+        }
+        fn purge(&self, _: LogId) -> io::Result<()> {
+            Ok(())
+        }
+        fn read(&self, _: Range<u64>, _: usize) -> io::Result<Vec<(LogId, LogPayload)>> {
+            Ok(self.appended.lock().clone())
+        }
+    }
+
+    /// A write counts as accepted only once its append is durable, never when that failed; and the log
+    /// keeps no hook.
+    #[tokio::test]
+    async fn accepted_means_durable() {
+        for fsync in [Ok(()), Err(io::Error::other("the disk is gone"))] {
+            let succeeds = fsync.is_ok();
+            let log = Arc::new(SlowLog::default());
+            let mut adapter = LogAdapter::new(log.clone());
+            let command = Arc::new(Command::Delete { key: Key::new("k").unwrap() });
+            let (hook, mut told) = AcceptHook::new();
+            let command = SharedCommand::new(command).hooked(hook);
+            let id = LogId { term: 3, index: 7 };
+            let entry = Entry::new(raft_log_id(id), EntryPayload::normal(command));
+            adapter.append([entry], IOFlushed::noop()).await.unwrap();
+            assert_eq!(told.try_recv(), Err(TryRecvError::Empty), "not durable yet");
+            let (_, LogPayload::Command(mut kept)) = log.appended.lock().pop().unwrap() else {
+                panic!("not a command")
+            };
+            assert!(kept.take_hook().is_none());
+            let done = log.waiting.lock().pop().unwrap();
+            done(fsync);
+            let expected = if succeeds { Ok(id) } else { Err(TryRecvError::Closed) };
+            assert_eq!(told.try_recv(), expected);
+        }
+    }
+}
