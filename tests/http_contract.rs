@@ -28,6 +28,7 @@ fn errors_and_limits() {
             ("malformed input", malformed),
             ("nothing of a refused write is applied", nothing_applied),
             ("absent keys, routes and methods", absent),
+            ("conditions and names", guards),
             ("limits", limits),
             ("a body that never arrives", body_never_arrives),
             ("without a majority", without_majority),
@@ -166,6 +167,58 @@ fn absent(cluster: &mut Cluster) {
     assert_eq!((head.status, head.body.len()), (404, 0));
 }
 
+fn guards(cluster: &mut Cluster) {
+    let put = |name, value: &str| Request::put("/v1/kv/guarded", "v").header(name, value);
+    let mut cases = Vec::new();
+    for name in ["If-Match", "If-None-Match"] {
+        for tag in ["W/\"1\"", "1", "\"x\"", "", "*, \"1\""] {
+            cases.push(Refused::write("a malformed tag", put(name, tag), 400, "invalid_parameter"));
+            let delete = Request::delete("/key/guarded").header(name, tag);
+            cases.push(Refused::write("a malformed tag", delete, 400, "invalid_parameter"));
+        }
+        let post = Request::post("/key", r#"{"guarded":"v"}"#).header(name, "*");
+        cases.push(Refused::write("a condition on pairs", post, 400, "invalid_parameter"));
+    }
+    for name in ["", "a b", &"k".repeat(129)] {
+        let request = put("Idempotency-Key", name);
+        cases.push(Refused::write("a malformed name", request, 400, "invalid_parameter"));
+    }
+    let early = |name, value| Request { target: "/v1/kv/guarded?ack=leader".into(), ..put(name, value) };
+    cases.push(Refused::write("early with a condition", early("If-Match", "*"), 400, "invalid_parameter"));
+    cases.push(Refused::write("early with a name", early("Idempotency-Key", "n"), 400, "invalid_parameter"));
+    let unknown_ack = Request::put("/v1/kv/guarded?ack=all", "v");
+    cases.push(Refused::write("an unknown ack", unknown_ack, 400, "invalid_parameter"));
+    for id in ["", "1", "1-", "a-b", "1-2-3"] {
+        let get = Request::get(format!("/v1/writes/{id}"));
+        cases.push(Refused::read("a malformed id of a write", get, 400, "invalid_parameter"));
+    }
+    cases.push(Refused::write("absent", put("If-Match", "*"), 412, "precondition_failed"));
+    check_all(cluster, &cases);
+    assert_eq!(cluster.must_get(0, "guarded"), None);
+
+    let first = cluster.must_put(0, "guarded", "v");
+    let stale = format!("\"{}\"", first - 1);
+    check_all(
+        cluster,
+        &[
+            Refused::write("changed", put("If-Match", &stale), 412, "precondition_failed"),
+            Refused::write("present", put("If-None-Match", "*"), 412, "precondition_failed"),
+        ],
+    );
+    for i in 0..3 {
+        let failed = cluster.ask(i, &put("If-Match", &stale));
+        assert_eq!(failed.header("etag"), Some(format!("\"{first}\"").as_str()));
+        assert_eq!(failed.json()["revision"], first, "a failed condition takes no revision");
+    }
+    let named = cluster.ask(1, &put("Idempotency-Key", "contract"));
+    assert_eq!(named.json()["revision"], first + 1, "{}", named.text());
+    let other = Request::delete("/v1/kv/guarded").header("Idempotency-Key", "contract");
+    check_all(cluster, &[Refused::write("another request", other, 422, "idempotency_key_reused")]);
+    for i in 0..3 {
+        assert_eq!(cluster.ask(i, &put("Idempotency-Key", "contract")).json()["revision"], first + 1);
+    }
+}
+
 fn limits(cluster: &mut Cluster) {
     let key = "k".repeat(KEY_BYTES_MAX);
     let value = "v".repeat(VALUE_BYTES_MAX);
@@ -212,6 +265,7 @@ fn limits(cluster: &mut Cluster) {
                 .limit(BATCH_BYTES_MAX as u64),
         ],
     );
+    assert_eq!(cluster.must_get(0, "000"), None, "nothing of a write that is refused is applied");
     let i = (cluster.leader() + 1) % 3;
     for (what, request) in [
         ("the longest key", Request::put(format!("/v1/kv/{key}"), "v")),
@@ -222,6 +276,13 @@ fn limits(cluster: &mut Cluster) {
     ] {
         let answer = cluster.ask(i, &request);
         assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+        if what == "the most pairs" {
+            let tag = format!("\"{}\"", answer.json()["revision"]);
+            for pair in 0..BATCH_PAIRS_MAX {
+                let got = cluster.get((i + 1) % 3, &format!("{pair:03}"), "");
+                assert_eq!(got.header("etag"), Some(tag.as_str()), "all pairs are one write");
+            }
+        }
     }
     assert_eq!(cluster.get((i + 1) % 3, "large", "").body, value.as_bytes());
     let expect = Request::put("/v1/kv/expected", value.clone()).header("Expect", "100-continue");

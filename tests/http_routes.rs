@@ -125,6 +125,10 @@ fn revisions(cluster: &mut Cluster) {
         let put = cluster.put(i, "headers", "x", "");
         check_headers(cluster, i, &put, "PUT");
         let revision = put.json()["revision"].to_string();
+        assert_eq!(put.header("etag"), Some(format!("\"{revision}\"").as_str()), "for compare and set");
+        let early = cluster.put(i, "headers", "y", "ack=leader");
+        check_headers(cluster, i, &early, "PUT with ack=leader");
+        assert_eq!(early.status, 202, "{}", early.text());
         assert_eq!(put.header("vault-revision"), Some(revision.as_str()), "what the answer reflects");
     }
 }

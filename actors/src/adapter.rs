@@ -11,7 +11,7 @@ use vaultdb_consensus::Consensus;
 use vaultdb_kv::{AdminError, Command, Key, NodeId, ReadError, Revision, Versioned};
 use vaultdb_storage::{StateMachine, StorageError};
 
-use crate::port::{Lookup, Node, Outcomes, StoreStats};
+use crate::port::{Acceptances, EntryFate, LogId, Lookup, Node, Outcomes, StoreStats};
 
 /// Consensus together with its store, which every read needs at once.
 pub(crate) struct ConsensusNode {
@@ -52,6 +52,26 @@ impl Node for ConsensusNode {
     ) -> BoxFuture<'static, Outcomes> {
         let consensus = self.consensus.clone();
         async move { consensus.forward(to, batch, deadline).await }.boxed()
+    }
+
+    fn accept(
+        &self,
+        to: Option<NodeId>,
+        batch: Vec<Arc<Command>>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Acceptances> {
+        let consensus = self.consensus.clone();
+        async move {
+            match to {
+                Some(to) => consensus.forward_accept(to, batch, deadline).await,
+                None => consensus.accept(batch, deadline).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn fate(&self, entry: LogId) -> EntryFate {
+        self.store.fate(entry)
     }
 
     fn read_barrier(&self, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>> {

@@ -14,7 +14,8 @@ use vaultdb_kv::WriteError;
 use crate::messages::{
     impl_common_handlers, GetReplicationStatus, LaneEnded, LeaderChanged, PeerUnreachable, Submit,
 };
-use crate::queue::Queue;
+use crate::pending::Ack;
+use crate::queue::{Item, Queue};
 use crate::sentinel::Sentinel;
 use crate::slot::unbound_mailbox;
 use crate::status::UnreachablePeer;
@@ -28,6 +29,8 @@ pub(crate) type Outcome = Result<Committed, WriteError>;
 
 pub(crate) struct ReplicationDispatcher {
     queue: Rc<Queue>,
+    /// Writes that are answered before they are committed.
+    early: Rc<Queue>,
     leader_changes: u64,
     /// With the time of the last failure.
     unreachable: Vec<(UnreachablePeer, Instant)>,
@@ -35,8 +38,9 @@ pub(crate) struct ReplicationDispatcher {
 }
 
 impl ReplicationDispatcher {
-    pub fn new(queue: Rc<Queue>, sentinel: Sentinel) -> Self {
-        Self { queue, leader_changes: 0, unreachable: Vec::new(), _sentinel: sentinel }
+    /// `early` takes the writes that are answered before they are committed.
+    pub fn new(queue: Rc<Queue>, early: Rc<Queue>, sentinel: Sentinel) -> Self {
+        Self { queue, early, leader_changes: 0, unreachable: Vec::new(), _sentinel: sentinel }
     }
 }
 
@@ -44,6 +48,7 @@ impl Drop for ReplicationDispatcher {
     fn drop(&mut self) {
         // Tasks of batches in flight hold the queue, too; nobody would serve what waits in it.
         self.queue.close();
+        self.early.close();
     }
 }
 
@@ -53,6 +58,7 @@ impl Actor for ReplicationDispatcher {
     fn started(&mut self, ctx: &mut Self::Context) {
         unbound_mailbox(ctx);
         self.queue.set_address(ctx.address().downgrade());
+        self.early.set_address(ctx.address().downgrade());
         let address = ctx.address().downgrade();
         let mut leadership = self.queue.node().subscribe_leadership();
         actix_rt::spawn(async move {
@@ -73,7 +79,13 @@ impl Handler<Submit> for ReplicationDispatcher {
     type Result = ();
 
     fn handle(&mut self, msg: Submit, _: &mut Context<Self>) {
-        self.queue.admit(msg.0);
+        let is_early = |item: &Item| item.write.ack == Ack::Leader;
+        if !msg.0.iter().any(is_early) {
+            return self.queue.admit(msg.0);
+        }
+        let (early, majority) = msg.0.into_iter().partition(is_early);
+        self.early.admit(early);
+        self.queue.admit(majority);
     }
 }
 
@@ -84,6 +96,7 @@ impl Handler<LeaderChanged> for ReplicationDispatcher {
         self.leader_changes += 1;
         self.unreachable.clear();
         self.queue.leader_changed();
+        self.early.leader_changed();
     }
 }
 
@@ -92,6 +105,7 @@ impl Handler<LaneEnded> for ReplicationDispatcher {
 
     fn handle(&mut self, _: LaneEnded, _: &mut Context<Self>) {
         self.queue.pump();
+        self.early.pump();
     }
 }
 
@@ -122,6 +136,12 @@ impl Handler<GetReplicationStatus> for ReplicationDispatcher {
 
     fn handle(&mut self, _: GetReplicationStatus, _: &mut Context<Self>) -> Self::Result {
         let mut status = self.queue.status();
+        // What is answered early is not known to be committed.
+        let early = self.early.status();
+        status.pending += early.pending;
+        status.pending_bytes += early.pending_bytes;
+        status.failed += early.failed;
+        status.batches += early.batches;
         status.leader_changes = self.leader_changes;
         self.unreachable.retain(|(_, last)| last.elapsed() < UNREACHABLE_REMEMBERED);
         status.unreachable_peers = self.unreachable.iter().map(|(peer, _)| peer.clone()).collect();

@@ -22,7 +22,8 @@ use crate::messages::{
     Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject, Join, ReadAnswer,
     ReadIndex, ReadKey, RegisterWorker, Restart, TransferLeader,
 };
-use crate::pending::{Fate, Pending, Ticket};
+use crate::pending::{Ack, Fate, Pending, Ticket};
+use crate::port::{EntryFate, LogId};
 use crate::shared::Shared;
 use crate::slot::{Absent, ComponentId, Slot};
 use crate::status::{CheckResult, Event, HealthReport, NodeStatus};
@@ -78,10 +79,24 @@ impl WorkerHandles {
     /// # Errors
     /// [`WriteError`], sorted by what the caller may conclude.
     pub async fn submit(&self, command: Command, deadline: Instant) -> Result<Committed, WriteError> {
+        self.dispatch(Pending::new(command, Ack::Majority, deadline)).await
+    }
+
+    /// As [`WorkerHandles::submit`], but answers once the leader has the command durably in its own log,
+    /// and where. It may still be lost: see [`WorkerHandles::fate`].
+    ///
+    /// # Errors
+    /// [`WriteError`], sorted by what the caller may conclude.
+    pub async fn accept(&self, command: Command, deadline: Instant) -> Result<LogId, WriteError> {
+        let accepted = self.dispatch(Pending::new(command, Ack::Leader, deadline)).await;
+        accepted.map(|accepted| accepted.log_id)
+    }
+
+    async fn dispatch(&self, write: Arc<Pending>) -> Result<Committed, WriteError> {
+        let deadline = write.deadline;
         if self.shared.is_stopping() || self.shared.node().is_none() {
             return Err(WriteError::Unavailable);
         }
-        let write = Pending::new(command, deadline);
         let ticket = Ticket::new(write.clone());
         match timeout_at(deadline.into(), self.gate.submit(write)).await {
             Ok(Ok(outcome)) => outcome,
@@ -124,6 +139,30 @@ impl WorkerHandles {
             }
         }
         Err(ReadError::Unavailable)
+    }
+
+    /// What became of an entry of the leader's log, and the revision of the state that tells it.
+    ///
+    /// # Errors
+    /// [`ReadError`]; each may be repeated.
+    pub async fn fate(
+        &self,
+        entry: LogId,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Result<(EntryFate, Revision), ReadError> {
+        if consistency == Consistency::Linearizable {
+            let request = self.reach(&self.shared.raft, ReadIndex { deadline }, deadline).await;
+            let request = request.ok_or(ReadError::Unavailable)?;
+            match timeout_at(deadline.into(), request).await {
+                Ok(Ok(confirmed)) => confirmed?,
+                Ok(Err(_)) => return Err(ReadError::Unavailable),
+                Err(_) => return Err(ReadError::NoLeader),
+            }
+        }
+        let node = self.shared.node().ok_or(ReadError::Unavailable)?;
+        let revision = node.revision();
+        Ok((node.fate(entry), revision))
     }
 
     /// Makes a node a member. Idempotent.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{timeout, timeout_at};
-use vaultdb_consensus::api::ProposeError;
-use vaultdb_kv::{Command, WriteError};
+use vaultdb_consensus::api::{Committed, ProposeError};
+use vaultdb_kv::{Applied, ApplyResult, Command, WriteError};
+use vaultdb_storage::LogId;
 
 use crate::messages::{Handed, Propose};
+use crate::pending::Ack;
 use crate::port::Outcomes;
 use crate::queue::{Item, LaneGuard, Queue};
 
@@ -87,6 +89,14 @@ async fn send(queue: &Queue, route: &Route, items: &[Item], commands: Vec<Arc<Co
     let deadline = items.iter().map(|item| item.write.deadline).max().unwrap_or_else(Instant::now);
     let all = |error: ProposeError| vec![Err(error); count];
     let sent = async {
+        if queue.ack == Ack::Leader {
+            let to = match route {
+                Route::Local => None,
+                Route::Peer { id, .. } => Some(*id),
+            };
+            let accepted = queue.node().accept(to, commands, deadline).await;
+            return accepted.into_iter().map(|outcome| outcome.map(not_applied_yet)).collect();
+        }
         match route {
             Route::Peer { id, .. } => queue.node().forward(*id, commands, deadline).await,
             Route::Local => {
@@ -113,6 +123,11 @@ async fn send(queue: &Queue, route: &Route, items: &[Item], commands: Vec<Arc<Co
     }
 }
 
+/// Of a write that is only accepted the log id is all there is to tell.
+fn not_applied_yet(log_id: LogId) -> Committed {
+    Committed { log_id, applied: Applied { revision: 0, result: ApplyResult::None } }
+}
+
 /// Answers each write, or puts it back. Returns whether any was put back.
 fn settle(queue: &Rc<Queue>, route: &Route, items: Vec<Item>, outcomes: Outcomes) -> bool {
     let mut refused = Vec::new();
@@ -129,6 +144,7 @@ fn settle(queue: &Rc<Queue>, route: &Route, items: Vec<Item>, outcomes: Outcomes
             Some(Err(ProposeError::Unknown { reason })) => {
                 queue.answer(item, Err(WriteError::Unknown { reason }));
             }
+            Some(Err(ProposeError::Overloaded)) => queue.answer(item, Err(WriteError::Overloaded)),
             Some(Err(ProposeError::Stopping)) => queue.answer(item, Err(WriteError::Unavailable)),
             None => queue.answer(item, Err(WriteError::unknown("consensus gave no answer"))),
         }

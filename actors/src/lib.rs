@@ -44,4 +44,4 @@ pub use vaultdb_consensus::api::{
     ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, Member, MemberStatus, ProposeError,
     RaftState,
 };
-pub use vaultdb_storage::{CacheStats, LogId, StoreStats};
+pub use vaultdb_storage::{CacheStats, EntryFate, LogId, StoreStats};

@@ -23,9 +23,19 @@ const ABANDONED: u8 = 3;
 /// What a queued write weighs beside its keys and values, in bytes.
 const OVERHEAD_BYTES: usize = 128;
 
+/// When a write is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ack {
+    /// Once it is committed and applied.
+    Majority,
+    /// Once it is durable in the leader's own log.
+    Leader,
+}
+
 #[derive(Debug)]
 pub(crate) struct Pending {
     state: AtomicU8,
+    pub ack: Ack,
     pub bytes: usize,
     pub deadline: Instant,
     pub command: Arc<Command>,
@@ -43,9 +53,10 @@ pub(crate) enum Fate {
 }
 
 impl Pending {
-    pub fn new(command: Command, deadline: Instant) -> Arc<Self> {
+    pub fn new(command: Command, ack: Ack, deadline: Instant) -> Arc<Self> {
         let bytes = command.payload_bytes() + OVERHEAD_BYTES;
-        Arc::new(Self { state: AtomicU8::new(QUEUED), bytes, deadline, command: Arc::new(command) })
+        let command = Arc::new(command);
+        Arc::new(Self { state: AtomicU8::new(QUEUED), ack, bytes, deadline, command })
     }
 
     /// To be called right before the write is handed over; `false` when nobody waits for it any more.
@@ -105,7 +116,7 @@ mod tests {
     use super::*;
 
     fn pending() -> (Arc<Pending>, Ticket) {
-        let pending = Pending::new(Command::Set { pairs: vec![] }, Instant::now());
+        let pending = Pending::new(Command::Set { pairs: vec![] }, Ack::Majority, Instant::now());
         (pending.clone(), Ticket::new(pending))
     }
 

@@ -11,10 +11,13 @@ use tokio::sync::watch;
 use vaultdb_consensus::api::{ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, ProposeError};
 use vaultdb_kv::{AdminError, Command, Key, NodeId, ReadError, Revision, Versioned};
 
-pub use vaultdb_storage::{CacheStats, Lookup, StoreStats};
+pub use vaultdb_storage::{CacheStats, EntryFate, LogId, Lookup, StoreStats};
 
 /// One outcome for each command of a batch, in its order.
 pub type Outcomes = Vec<Result<Committed, ProposeError>>;
+
+/// Where in the leader's log each command of a batch is, in its order.
+pub type Acceptances = Vec<Result<LogId, ProposeError>>;
 
 /// A node's consensus and the store that it feeds. Usable from any thread.
 pub trait Node: Send + Sync + 'static {
@@ -30,6 +33,16 @@ pub trait Node: Send + Sync + 'static {
         batch: Vec<Arc<Command>>,
         deadline: Instant,
     ) -> BoxFuture<'static, Outcomes>;
+    /// As `propose`, or as `forward` to a leader elsewhere, but each is answered once it is durable in the
+    /// leader's own log.
+    fn accept(
+        &self,
+        to: Option<NodeId>,
+        batch: Vec<Arc<Command>>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Acceptances>;
+    /// What became of a log entry, as far as this node has applied. From memory.
+    fn fate(&self, entry: LogId) -> EntryFate;
     /// Ends once the local store may be read linearizably.
     fn read_barrier(&self, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>>;
     fn join(

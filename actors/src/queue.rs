@@ -11,14 +11,14 @@ use std::time::Instant;
 
 use actix::{Addr, WeakAddr};
 use tokio::sync::Notify;
-use vaultdb_kv::{Command, WriteError};
+use vaultdb_kv::{failpoint, Command, WriteError};
 
 use crate::dispatcher::{Outcome, ReplicationDispatcher};
 use crate::gate::{Answers, Reply};
 use crate::lane;
 use crate::messages::{LaneEnded, PeerUnreachable};
 use crate::options::Options;
-use crate::pending::Pending;
+use crate::pending::{Ack, Pending};
 use crate::port::Node;
 use crate::raft_node::RaftNodeActor;
 use crate::slot::Slot;
@@ -43,7 +43,9 @@ impl Item {
     }
 }
 
+/// Writes of one kind, so that a batch is answered as one.
 pub(crate) struct Queue {
+    pub ack: Ack,
     node: Arc<dyn Node>,
     pub raft: Slot<RaftNodeActor>,
     address: RefCell<Option<WeakAddr<ReplicationDispatcher>>>,
@@ -65,8 +67,9 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub fn new(node: Arc<dyn Node>, raft: Slot<RaftNodeActor>, options: &Options) -> Rc<Self> {
+    pub fn new(ack: Ack, node: Arc<dyn Node>, raft: Slot<RaftNodeActor>, options: &Options) -> Rc<Self> {
         Rc::new(Self {
+            ack,
             node,
             raft,
             address: RefCell::default(),
@@ -111,6 +114,7 @@ impl Queue {
             self.pending_bytes.set(bytes);
             self.waiting.borrow_mut().push_back(item);
         }
+        failpoint::reach("write-queued");
         self.deliver();
         self.pump();
     }

@@ -17,6 +17,7 @@ use crate::messages::{
     impl_common_handlers, Attach, ComponentDegraded, ComponentFailed, FailureCause, GetEvents, Inject,
     RegisterWorker, Restart, Sabotage, Stop,
 };
+use crate::pending::Ack;
 use crate::queue::Queue;
 use crate::raft_node::RaftNodeActor;
 use crate::sentinel::Sentinel;
@@ -249,8 +250,8 @@ impl Handler<Attach> for Supervisor {
         let dispatcher = {
             let (shared, node) = (shared.clone(), node.clone());
             Slotted::new(shared.dispatcher.clone(), move |sentinel| {
-                let queue = Queue::new(node.clone(), shared.raft.clone(), &shared.options);
-                ReplicationDispatcher::new(queue, sentinel)
+                let queue = |ack| Queue::new(ack, node.clone(), shared.raft.clone(), &shared.options);
+                ReplicationDispatcher::new(queue(Ack::Majority), queue(Ack::Leader), sentinel)
             })
         };
         let waiting: Vec<usize> = (0..self.members.len())

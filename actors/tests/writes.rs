@@ -246,3 +246,37 @@ async fn writes_outside_of_service_are_refused() {
     drained.unwrap();
     assert_eq!(late, Err(WriteError::Unavailable));
 }
+
+/// A write that asks for less is answered with its place in the leader's log, is not counted as committed,
+/// never shares a batch with one that asks for more, and ends as definitely or as openly as any other.
+#[actix::test]
+async fn writes_that_are_answered_early_go_apart() {
+    let bench = Bench::start(options()).await;
+    let id = bench.worker.accept(set("a"), within(5_000)).await.unwrap();
+    assert_eq!(id.index, 1);
+    bench.fake.close_gate();
+    let all = join_all((0..8).map(|i| {
+        let worker = bench.worker.clone();
+        async move {
+            match i % 2 {
+                0 => worker.accept(set("early"), within(5_000)).await.map(drop),
+                _ => worker.submit(set("full"), within(5_000)).await.map(drop),
+            }
+        }
+    }));
+    let open = async {
+        until("all are queued", || async { bench.worker.status().await.replication.pending == 8 }).await;
+        bench.fake.gate.add_permits(100);
+    };
+    let (outcomes, ()) = futures::join!(all, open);
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    let status = bench.worker.status().await.replication;
+    assert_eq!((status.committed, status.pending, status.pending_bytes), (4, 0, 0));
+
+    bench.fake.answer(None, Fate::Refuse(ProposeError::Overloaded));
+    assert_eq!(bench.worker.accept(set("a"), within(5_000)).await, Err(WriteError::Overloaded));
+    bench.fake.answer(None, unknown());
+    assert!(is_unknown(&bench.worker.accept(set("a"), within(5_000)).await));
+    bench.fake.lead(None);
+    assert_eq!(bench.worker.accept(set("a"), within(50)).await, Err(WriteError::NoLeader));
+}

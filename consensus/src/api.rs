@@ -28,6 +28,9 @@ pub enum ProposeError {
     /// Certainly not in any log: this node is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// Certainly not in any log: too many writes are accepted and not settled yet.
+    #[error("too many accepted writes wait for a majority")]
+    Overloaded,
 }
 
 /// Who leads, as this node sees it. Cheap to read for each request.

@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn entries_are_pinned_and_damage_is_refused() {
         let command = Command::Delete { key: Key::new("k").expect("key") };
-        let payload = LogPayload::Command(SharedCommand(Arc::new(command)));
+        let payload = LogPayload::Command(SharedCommand::new(Arc::new(command)));
         let bytes = encode(&payload);
         assert_eq!(bytes, [1, 1, 1, 1, b'k']);
         assert_eq!(decode::<LogPayload>(&bytes).expect("decode"), payload);

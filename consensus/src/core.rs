@@ -8,9 +8,9 @@ use futures::StreamExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::ReadPolicy;
-use tokio::sync::{watch, Mutex};
+use tokio::sync::{watch, Mutex, Semaphore};
 use tokio::time::timeout_at;
-use vaultdb_kv::{Command, NodeId};
+use vaultdb_kv::{failpoint, Command, NodeId};
 use vaultdb_storage::StateMachine;
 
 use crate::api::{Committed, Leader, Leadership, ProposeError};
@@ -31,6 +31,8 @@ pub struct Core {
     pub leadership: watch::Sender<Arc<Leadership>>,
     /// Why consensus stopped for good, once it has.
     pub fatal: watch::Sender<Option<String>>,
+    /// Places for accepted writes whose outcome is open, one a KiB.
+    pub unsettled: Arc<Semaphore>,
     /// Held by the one change of membership that runs at a time.
     pub membership_change: Mutex<()>,
     pub election_timeout_ms_max: u64,
@@ -56,6 +58,7 @@ impl Core {
         let count = commands.len();
         let unknown = |reason: &str| ProposeError::Unknown { reason: reason.to_owned() };
         let commands = commands.map(|command| self.stamped(command));
+        failpoint::reach("write-handed");
         // A closed channel means that the core never received the batch.
         let Ok(mut answers) = self.raft.client_write_many(commands).await else {
             return vec![Err(ProposeError::Stopping); count];
@@ -134,7 +137,7 @@ impl Core {
     }
 }
 
-fn propose_error(e: ClientWriteError<crate::types::TypeConfig>) -> ProposeError {
+pub fn propose_error(e: ClientWriteError<crate::types::TypeConfig>) -> ProposeError {
     match e {
         // Refused before anything was appended (openraft's contract of a batch write).
         ClientWriteError::ForwardToLeader(_) => ProposeError::NotLeader,
@@ -146,5 +149,5 @@ fn propose_error(e: ClientWriteError<crate::types::TypeConfig>) -> ProposeError 
 }
 
 pub fn shared(commands: Vec<Arc<Command>>) -> impl ExactSizeIterator<Item = SharedCommand> {
-    commands.into_iter().map(SharedCommand)
+    commands.into_iter().map(SharedCommand::new)
 }

@@ -4,6 +4,7 @@
 //! Knows nothing of actix. Invariant: a write is answered only once it is applied here or on the
 //! leader; a failure is told as definite only where no log can hold the command.
 
+mod acceptance;
 pub mod api;
 mod barrier;
 mod codec;

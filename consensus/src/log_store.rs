@@ -12,6 +12,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
+use vaultdb_kv::failpoint;
 use vaultdb_storage::log::LogStore;
 
 use crate::codec::LogPayload;
@@ -151,8 +152,26 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(|e| (log_id(&e.log_id), LogPayload::from(e.payload))).collect();
-        self.log.append(entries, Box::new(move |result| callback.io_completed(result)))
+        // Of writes that are answered before they are committed; mostly none, and then no allocation.
+        let mut accepted = Vec::new();
+        let with_id = |e: Entry| {
+            let (id, mut payload) = (log_id(&e.log_id), LogPayload::from(e.payload));
+            if let LogPayload::Command(command) = &mut payload {
+                accepted.extend(command.take_hook().map(|hook| (id, hook)));
+            }
+            (id, payload)
+        };
+        let entries = entries.into_iter().map(with_id).collect();
+        let done = move |result: io::Result<()>| {
+            if result.is_ok() {
+                failpoint::reach("append-synced");
+                accepted.into_iter().for_each(|(id, hook)| hook.tell(id));
+            }
+            callback.io_completed(result);
+        };
+        self.log.append(entries, Box::new(done))?;
+        failpoint::reach("append-unsynced");
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> Result<(), io::Error> {
@@ -161,5 +180,86 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
 
     async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
         self.log.purge(log_id(&upto))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use openraft::entry::RaftPayload;
+    use parking_lot::Mutex;
+    use tokio::sync::oneshot::error::TryRecvError;
+    use vaultdb_kv::{Command, Key};
+    use vaultdb_storage::log::{LogBounds, OnDurable};
+    use vaultdb_storage::{LogId, Vote};
+
+    use super::*;
+    use crate::acceptance::AcceptHook;
+    use crate::types::{EntryPayload, SharedCommand};
+
+    /// A log whose disk takes its time: what was appended, and the callbacks that wait for it.
+    #[derive(Default)]
+    struct SlowLog {
+        appended: Mutex<Vec<(LogId, LogPayload)>>,
+        waiting: Mutex<Vec<OnDurable>>,
+    }
+
+    impl LogStore<LogPayload> for SlowLog {
+        fn bounds(&self) -> LogBounds {
+            LogBounds::default()
+        }
+        fn vote(&self) -> Option<Vote> {
+            None
+        }
+        fn committed(&self) -> Option<LogId> {
+            None
+        }
+        fn save_vote(&self, _: Vote, _: OnDurable) -> io::Result<()> {
+            unreachable!("no vote in this test")
+        }
+        fn save_committed(&self, _: Option<LogId>) -> io::Result<()> {
+            Ok(())
+        }
+        fn append(&self, entries: Vec<(LogId, LogPayload)>, done: OnDurable) -> io::Result<()> {
+            self.appended.lock().extend(entries);
+            self.waiting.lock().push(done);
+            Ok(())
+        }
+        fn truncate_after(&self, _: Option<LogId>) -> io::Result<()> {
+            Ok(())
+        }
+        fn purge(&self, _: LogId) -> io::Result<()> {
+            Ok(())
+        }
+        fn read(&self, _: Range<u64>, _: usize) -> io::Result<Vec<(LogId, LogPayload)>> {
+            Ok(self.appended.lock().clone())
+        }
+    }
+
+    /// A write counts as accepted only once its append is durable, never when that failed; and the log
+    /// keeps no hook.
+    #[tokio::test]
+    async fn accepted_means_durable() {
+        for fsync in [Ok(()), Err(io::Error::other("the disk is gone"))] {
+            let succeeds = fsync.is_ok();
+            let log = Arc::new(SlowLog::default());
+            let mut adapter = LogAdapter::new(log.clone());
+            let command = Arc::new(Command::Delete { key: Key::new("k").unwrap() });
+            let (hook, mut told) = AcceptHook::new();
+            let command = SharedCommand::new(command).hooked(hook);
+            let id = LogId { term: 3, index: 7 };
+            let entry = Entry::new(raft_log_id(id), EntryPayload::normal(command));
+            adapter.append([entry], IOFlushed::noop()).await.unwrap();
+            assert_eq!(told.try_recv(), Err(TryRecvError::Empty), "not durable yet");
+            let (_, LogPayload::Command(mut kept)) = log.appended.lock().pop().unwrap() else {
+                panic!("not a command")
+            };
+            assert!(kept.take_hook().is_none());
+            let done = log.waiting.lock().pop().unwrap();
+            done(fsync);
+            let expected = if succeeds { Ok(id) } else { Err(TryRecvError::Closed) };
+            assert_eq!(told.try_recv(), expected);
+        }
     }
 }

@@ -225,7 +225,10 @@ impl Core {
             },
             // Registering twice is harmless, so an unknown outcome may be tried again.
             Some(Err(
-                ProposeError::NotLeader | ProposeError::Unreachable { .. } | ProposeError::Unknown { .. },
+                ProposeError::NotLeader
+                | ProposeError::Unreachable { .. }
+                | ProposeError::Unknown { .. }
+                | ProposeError::Overloaded,
             ))
             | None => Ok(Attempt::Retry),
             Some(Err(ProposeError::Stopping)) => Err(AdminError::Unavailable),

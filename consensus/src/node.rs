@@ -11,21 +11,20 @@ use std::time::{Duration, Instant};
 
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio::time::timeout_at;
+use tokio::sync::{watch, Semaphore};
 use vaultdb_kv::{AdminError, Command, NodeId, ReadError};
 use vaultdb_storage::log::LogStore;
 use vaultdb_storage::{DiskLog, LogOptions, MemLog, StateMachine, StorageError, StoreOptions};
 
+use crate::acceptance::{millis_until, UNSETTLED_KIB_MAX};
 use crate::api::{ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, ProposeError};
 use crate::barrier::ReadBarrier;
 use crate::codec::LogPayload;
 use crate::contacts::Contacts;
 use crate::core::{shared, Core};
 use crate::identity::Member;
-use crate::link::LinkError;
 use crate::log_store::LogAdapter;
-use crate::network::{Lane, Links, Network};
+use crate::network::{Links, Network};
 use crate::state_machine::StateMachineAdapter;
 use crate::transport::{Accept, Dial};
 use crate::types::{PeerNode, Raft};
@@ -85,7 +84,7 @@ pub enum StartError {
 /// A running node. Cheap to clone; usable from any thread that has a tokio runtime.
 #[derive(Clone)]
 pub struct Consensus {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     reads: ReadBarrier,
     stop: Arc<watch::Sender<bool>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
@@ -236,21 +235,13 @@ impl Consensus {
         deadline: Instant,
     ) -> Vec<Result<Committed, ProposeError>> {
         let count = batch.len();
-        let all = |e: ProposeError| vec![Err(e); count];
-        let Some(addr) = self.core.raft_addr(to) else {
-            return all(ProposeError::Unreachable { reason: format!("node {to} is not a member") });
-        };
-        let link = self.core.links.get(to, &addr, Lane::Entries);
-        let left = deadline.saturating_duration_since(Instant::now());
-        let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        let call = link.call(Request::Propose { commands: shared(batch).collect(), deadline_ms });
-        match timeout_at(deadline.into(), call).await {
-            Ok(Ok(Response::Propose(results))) if results.len() == count => results,
-            Ok(Ok(other)) => all(ProposeError::Unknown { reason: format!("unexpected answer {other:?}") }),
-            Ok(Err(LinkError::NotSent(reason))) => all(ProposeError::Unreachable { reason }),
-            Ok(Err(LinkError::Lost(reason))) => all(ProposeError::Unknown { reason }),
-            Err(_) => all(ProposeError::Unknown { reason: "no answer from the leader in time".into() }),
-        }
+        let commands = shared(batch).collect();
+        let request = Request::Propose { commands, deadline_ms: millis_until(deadline) };
+        self.forward_request(to, request, count, deadline, |response| match response {
+            Response::Propose(results) => Ok(results),
+            other => Err(other),
+        })
+        .await
     }
 
     /// Returns when a linearizable read may be served from the local store.
@@ -363,6 +354,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         contacts,
         applied,
         fatal: watch::channel(None).0,
+        unsettled: Arc::new(Semaphore::new(UNSETTLED_KIB_MAX as usize)),
         membership_change: tokio::sync::Mutex::new(()),
         election_timeout_ms_max: config.raft.timing.election_timeout_ms_max,
         started: Instant::now(),

@@ -218,6 +218,9 @@ async fn answer(core: &Core, request: Request) -> Response {
         Request::Propose { commands, deadline_ms } => {
             Response::Propose(core.propose(commands.into_iter(), deadline(deadline_ms)).await)
         }
+        Request::Accept { commands, deadline_ms } => {
+            Response::Accept(core.accept(commands.into_iter(), deadline(deadline_ms)).await)
+        }
         Request::Join { request, deadline_ms } if core.leadership().is_local => {
             Response::Join(core.join(request, deadline(deadline_ms)).await)
         }

@@ -10,6 +10,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use vaultdb_kv::failpoint;
 use vaultdb_storage::{AppliedState, LogId, Op, Snapshot, StateMachine, StorageError};
 
 use crate::codec;
@@ -20,9 +21,6 @@ use crate::types::{
 
 /// Most entries in one write to the engine.
 const RUN_ENTRIES_MAX: usize = 1024;
-/// Most entries that are applied on the spot, without a hop to the blocking pool and back: two of its
-/// wake-ups cost more than such a write into a memtable takes.
-const PROMPT_ENTRIES_MAX: usize = 1024;
 /// Most bytes of commands in one write to the engine.
 const RUN_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -52,15 +50,13 @@ impl StateMachineAdapter {
         let Some((last, _)) = run.entries.last() else { return Ok(()) };
         let last = last.index;
         let entries = std::mem::take(&mut run.entries);
-        let prompt = match entries.len() <= PROMPT_ENTRIES_MAX {
-            true => self.store.try_apply(&entries).map_err(io::Error::other)?,
-            false => None,
-        };
-        let answers = match prompt {
+        failpoint::reach("committed-unapplied");
+        let answers = match self.store.try_apply(&entries).map_err(io::Error::other)? {
             Some(answers) => answers,
             None => self.blocking(move |store| store.apply(&entries)).await?,
         };
         self.applied.send_replace(last);
+        failpoint::reach("applied-unanswered");
         for (responder, answer) in run.responders.drain(..).zip(answers) {
             if let Some(responder) = responder {
                 responder.send(answer);

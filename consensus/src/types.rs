@@ -15,10 +15,41 @@ use serde::{Deserialize, Serialize};
 use vaultdb_kv::{Applied, Command, MemberAddr, NodeId};
 use vaultdb_storage as storage;
 
+use crate::acceptance::AcceptHook;
+
 /// A command as openraft carries it: shared, since the log's cache, each replication stream and the
 /// state machine hold it at the same time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SharedCommand(pub Arc<Command>);
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SharedCommand(
+    pub Arc<Command>,
+    /// Only from the proposal to the log of the same node, and only of a write that wants to know.
+    #[serde(skip)]
+    Option<AcceptHook>,
+);
+
+impl SharedCommand {
+    pub fn new(command: Arc<Command>) -> Self {
+        Self(command, None)
+    }
+
+    pub fn hooked(mut self, hook: AcceptHook) -> Self {
+        self.1 = Some(hook);
+        self
+    }
+
+    pub fn take_hook(&mut self) -> Option<AcceptHook> {
+        self.1.take()
+    }
+}
+
+impl PartialEq for SharedCommand {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for SharedCommand {}
 
 impl fmt::Display for SharedCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

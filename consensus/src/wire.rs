@@ -86,14 +86,32 @@ pub enum Request {
     Append(Append),
     Vote(VoteCall),
     PreVote(VoteCall),
-    TransferLeader { from: Vote, to: NodeId, last: Option<LogId> },
+    TransferLeader {
+        from: Vote,
+        to: NodeId,
+        last: Option<LogId>,
+    },
     ReadIndex,
-    Propose { commands: Vec<SharedCommand>, deadline_ms: u64 },
-    Join { request: JoinRequest, deadline_ms: u64 },
-    MoveLeader { to: Option<String>, deadline_ms: u64 },
+    Propose {
+        commands: Vec<SharedCommand>,
+        deadline_ms: u64,
+    },
+    Join {
+        request: JoinRequest,
+        deadline_ms: u64,
+    },
+    MoveLeader {
+        to: Option<String>,
+        deadline_ms: u64,
+    },
     SnapshotBegin(SnapshotBegin),
     SnapshotChunk(SnapshotChunk),
     SnapshotEnd,
+    /// As `Propose`, but each is answered once it is durable in the log of the node asked.
+    Accept {
+        commands: Vec<SharedCommand>,
+        deadline_ms: u64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +129,7 @@ pub enum Response {
     Snapshot(Vote),
     /// Not done, with the reason in words. The request had no effect that its sender relies on.
     Refused(String),
+    Accept(Vec<Result<LogId, ProposeError>>),
 }
 
 pub type Reader = FramedRead<Box<dyn AsyncRead + Send + Unpin>, LengthDelimitedCodec>;

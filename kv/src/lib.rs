@@ -6,6 +6,7 @@
 pub mod command;
 pub mod consistency;
 pub mod error;
+pub mod failpoint;
 pub mod guard;
 pub mod histogram;
 pub mod key;

@@ -12,6 +12,7 @@ use crate::body::{read_body, BodyLimit};
 use crate::guards::refuse_guards;
 use crate::json::{parse, JoinBody, LeaderBody};
 use crate::model::JoinRequest;
+use crate::params::Ack;
 use crate::problem::{Code, Problem};
 use crate::reply::Reply;
 use crate::status::{MembersView, StatusView};
@@ -85,6 +86,9 @@ impl<B: Backend> Worker<B> {
         permit: &Permit,
     ) -> Result<(Vec<u8>, std::time::Instant), Problem> {
         let params = call.params()?;
+        if params.ack == Some(Ack::Leader) {
+            return Err(Problem::new(Code::InvalidParameter, "ack: only writes of keys may ask for leader"));
+        }
         refuse_guards(call.http.headers(), "on this route")?;
         let deadline = call.deadline(&params, self.shared.options.request_timeout);
         let body = read_body(call.http.headers(), payload, ADMIN_BODY, permit, deadline).await?;

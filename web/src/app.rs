@@ -127,6 +127,7 @@ impl<B: Backend> Worker<B> {
         match (route, verb) {
             (Route::Kv, Verb::Get | Verb::Head) => self.get_raw(call).await,
             (Route::Key, Verb::Get | Verb::Head) => self.get_json(call).await,
+            (Route::Writes, Verb::Get | Verb::Head) => self.write_state(call).await,
             (Route::Kv, Verb::Put) => self.put_raw(call, payload).await.map_err(Problem::of_write),
             (Route::Keys, Verb::Post) => self.set_pairs(call, payload).await.map_err(Problem::of_write),
             (Route::Kv, Verb::Delete) => self.delete(call, false).await.map_err(Problem::of_write),
@@ -148,6 +149,7 @@ impl<B: Backend> Worker<B> {
                 Route::Keys
                 | Route::Key
                 | Route::Kv
+                | Route::Writes
                 | Route::Status
                 | Route::Join
                 | Route::Members

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use vaultdb_kv::{AdminError, Applied, Command, Consistency, Key, ReadError, Revision, WriteError};
 
-use crate::model::{CheckResult, JoinReply, JoinRequest, Leadership, NodeStatus, ReadAnswer};
+use crate::model::{
+    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, LogId, NodeStatus, ReadAnswer,
+};
 
 /// One web worker's door to the node. Made on that worker's thread and never leaves it.
 ///
@@ -21,6 +23,17 @@ pub trait Backend: 'static {
         command: Command,
         deadline: Instant,
     ) -> impl Future<Output = Result<Applied, WriteError>>;
+
+    /// Replicates one command; answers once the leader has it durably in its own log, and where.
+    fn accept(&self, command: Command, deadline: Instant) -> impl Future<Output = Result<LogId, WriteError>>;
+
+    /// What became of a log entry, and the revision of the state that tells it.
+    fn fate(
+        &self,
+        entry: LogId,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(EntryFate, Revision), ReadError>>;
 
     fn read(
         &self,

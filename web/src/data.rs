@@ -8,7 +8,9 @@ use actix_web::http::StatusCode;
 use bytes::Bytes;
 use tokio::time::{sleep_until, Instant as TimerInstant};
 use vaultdb_kv::limits::{BATCH_BYTES_MAX, KEY_BYTES_MAX};
-use vaultdb_kv::{Applied, ApplyResult, Consistency, Key, ReadError, Revision, Versioned, Write, WriteError};
+use vaultdb_kv::{
+    failpoint, Applied, ApplyResult, Consistency, Key, ReadError, Revision, Versioned, Write, WriteError,
+};
 
 use crate::admission::Permit;
 use crate::app::{by_deadline, Call, Worker};
@@ -17,7 +19,7 @@ use crate::body::{read_body, BodyLimit};
 use crate::guards::Guards;
 use crate::json;
 use crate::key_path::{echo, key_from_path, text_key_from_path};
-use crate::params::Params;
+use crate::params::{Ack, Params};
 use crate::problem::{Code, Effect, Problem};
 use crate::reply::{Media, Reply};
 
@@ -29,6 +31,10 @@ const JSON_FRAME_BYTES: usize = 64 * 1024;
 /// How often a redirected write looks for the end of an election.
 const LEADER_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// A condition and a name are looked at when the write is applied, long after the answer.
+const EARLY_AND_GUARDED: &str = "ack: leader answers before it is known whether a condition holds or an \
+                                 Idempotency-Key is new, so it goes with neither";
+
 /// How a write goes on after its preamble.
 enum Start {
     Here(Begun),
@@ -39,6 +45,7 @@ enum Start {
 struct Begun {
     permit: Permit,
     guards: Guards,
+    ack: Ack,
     deadline: Instant,
 }
 
@@ -52,7 +59,7 @@ struct Read {
 impl<B: Backend> Worker<B> {
     /// `POST /key`: all pairs in one atomic write.
     pub(crate) async fn set_pairs(&self, call: Call<'_>, payload: Payload) -> Result<Reply, Problem> {
-        let Begun { permit, guards, deadline } = match self.start_write(&call).await? {
+        let Begun { permit, guards, ack, deadline } = match self.start_write(&call).await? {
             Start::Here(begun) => begun,
             Start::Redirect(reply) => return Ok(reply),
         };
@@ -67,13 +74,17 @@ impl<B: Backend> Worker<B> {
         let body = read_body(call.http.headers(), payload, limit, &permit, deadline).await?;
         let pairs = json::parse_pairs(&body, &limits)?;
         drop(body);
-        let applied = self.submit(Write::Set { pairs }, guards, deadline).await?;
+        let write = Write::Set { pairs };
+        if ack == Ack::Leader {
+            return self.accept(write, deadline).await;
+        }
+        let applied = self.submit(write, guards, deadline).await?;
         Ok(revision_reply(applied.revision))
     }
 
     /// `PUT /v1/kv/{key}`: the body is the value.
     pub(crate) async fn put_raw(&self, call: Call<'_>, payload: Payload) -> Result<Reply, Problem> {
-        let Begun { permit, guards, deadline } = match self.start_write(&call).await? {
+        let Begun { permit, guards, ack, deadline } = match self.start_write(&call).await? {
             Start::Here(begun) => begun,
             Start::Redirect(reply) => return Ok(reply),
         };
@@ -86,6 +97,9 @@ impl<B: Backend> Worker<B> {
         let mut value = read_body(call.http.headers(), payload, limit, &permit, deadline).await?;
         value.shrink_to_fit();
         let write = Write::Set { pairs: vec![(key, value.into())] };
+        if ack == Ack::Leader {
+            return self.accept(write, deadline).await;
+        }
         let applied = self.submit(write, guards, deadline).await?;
         let mut reply = revision_reply(applied.revision);
         // What a client that chains compare and set gives to the next one.
@@ -95,12 +109,16 @@ impl<B: Backend> Worker<B> {
 
     /// `DELETE /key/{key}` and `DELETE /v1/kv/{key}`.
     pub(crate) async fn delete(&self, call: Call<'_>, text_only: bool) -> Result<Reply, Problem> {
-        let Begun { permit: _permit, guards, deadline } = match self.start_write(&call).await? {
+        let Begun { permit: _permit, guards, ack, deadline } = match self.start_write(&call).await? {
             Start::Here(begun) => begun,
             Start::Redirect(reply) => return Ok(reply),
         };
         let key = if text_only { text_key_from_path(call.raw_key)? } else { key_from_path(call.raw_key)? };
-        let Applied { revision, result } = self.submit(Write::Delete { key }, guards, deadline).await?;
+        let write = Write::Delete { key };
+        if ack == Ack::Leader {
+            return self.accept(write, deadline).await;
+        }
+        let Applied { revision, result } = self.submit(write, guards, deadline).await?;
         let deleted = match result {
             ApplyResult::Deleted { existed } => existed,
             ApplyResult::None
@@ -185,7 +203,10 @@ impl<B: Backend> Worker<B> {
             ApplyResult::None
             | ApplyResult::Set
             | ApplyResult::Deleted { .. }
-            | ApplyResult::NodeRegistered { .. } => Ok(applied),
+            | ApplyResult::NodeRegistered { .. } => {
+                failpoint::reach("answer-unwritten");
+                Ok(applied)
+            }
             ApplyResult::ConditionFailed { current } => Err(Problem {
                 etag: current,
                 revision: Some(applied.revision),
@@ -208,13 +229,18 @@ impl<B: Backend> Worker<B> {
         let permit = self.shared.admission.admit()?;
         let params: Params = call.params()?;
         let guards = Guards::read(call.http.headers())?;
+        let ack = params.ack.unwrap_or(Ack::Majority);
+        if ack == Ack::Leader && !guards.is_empty() {
+            return Err(Problem::new(Code::InvalidParameter, EARLY_AND_GUARDED));
+        }
         let deadline = call.deadline(&params, self.shared.options.request_timeout);
         if params.redirect == Some(true) {
             if let Some(reply) = self.redirect(call, deadline).await? {
                 return Ok(Start::Redirect(reply));
             }
         }
-        Ok(Start::Here(Begun { permit, guards, deadline }))
+        failpoint::reach("write-received");
+        Ok(Start::Here(Begun { permit, guards, ack, deadline }))
     }
 
     /// The way to the leader, or `None` when the write is to be done here: this node leads, or the

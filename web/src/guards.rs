@@ -60,13 +60,17 @@ impl Guards {
         Err(refuse(&name, "a write of pairs has no single key to compare with, use PUT /v1/kv/{key}"))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.conditions.is_empty() && self.key.is_none()
+    }
+
     pub(crate) fn has_key(&self) -> bool {
         self.key.is_some()
     }
 
     /// The command that does `write` under these guards.
     pub(crate) fn command(self, write: Write) -> Command {
-        if self.conditions.is_empty() && self.key.is_none() {
+        if self.is_empty() {
             return write.into();
         }
         Command::Guarded(Box::new(Guarded::new(write, self.conditions, self.key)))

@@ -7,12 +7,27 @@ use vaultdb_actors::WorkerHandles;
 use vaultdb_kv::{AdminError, Applied, Command, Consistency, Key, ReadError, Revision, WriteError};
 
 use crate::backend::Backend;
-use crate::model::{CheckResult, JoinReply, JoinRequest, Leadership, NodeStatus, ReadAnswer};
+use crate::model::{
+    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, LogId, NodeStatus, ReadAnswer,
+};
 
 // Inherent methods of the same names do the work: paths, not method calls, so that none calls itself.
 impl Backend for WorkerHandles {
     async fn submit(&self, command: Command, deadline: Instant) -> Result<Applied, WriteError> {
         WorkerHandles::submit(self, command, deadline).await.map(|committed| committed.applied)
+    }
+
+    async fn accept(&self, command: Command, deadline: Instant) -> Result<LogId, WriteError> {
+        WorkerHandles::accept(self, command, deadline).await
+    }
+
+    async fn fate(
+        &self,
+        entry: LogId,
+        level: Consistency,
+        deadline: Instant,
+    ) -> Result<(EntryFate, Revision), ReadError> {
+        WorkerHandles::fate(self, entry, level, deadline).await
     }
 
     async fn read(&self, key: Key, level: Consistency, deadline: Instant) -> Result<ReadAnswer, ReadError> {

@@ -25,6 +25,7 @@ mod problem;
 mod reply;
 mod route;
 mod status;
+mod writes;
 
 use std::net::TcpListener;
 use std::rc::Rc;

@@ -18,8 +18,28 @@ pub(crate) const LATENCY_BOUNDS_US: [u64; 17] = [
     2_500_000, 5_000_000, 60_000_000,
 ];
 /// Every status that the edge answers.
-const STATUSES: [u16; 19] =
-    [200, 307, 400, 404, 405, 406, 408, 409, 412, 413, 415, 422, 429, 431, 500, 503, 504, 507, OTHER_STATUS];
+const STATUSES: [u16; 20] = [
+    200,
+    202,
+    307,
+    400,
+    404,
+    405,
+    406,
+    408,
+    409,
+    412,
+    413,
+    415,
+    422,
+    429,
+    431,
+    500,
+    503,
+    504,
+    507,
+    OTHER_STATUS,
+];
 /// Stands for a status that is missing above; shown as such, so that a scrape tells.
 const OTHER_STATUS: u16 = 0;
 

@@ -18,12 +18,22 @@ const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// Largest `?timeout=`.
 const TIMEOUT_MAX: Duration = Duration::from_millis(REQUEST_TIMEOUT_MS_MAX);
 
+/// When a write is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ack {
+    /// Once it is committed by a majority and applied.
+    Majority,
+    /// Once the leader has it on its own disk.
+    Leader,
+}
+
 /// What a request asked for besides its route, each at most once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Params {
     pub(crate) consistency: Option<Consistency>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) redirect: Option<bool>,
+    pub(crate) ack: Option<Ack>,
     pub(crate) verbose: bool,
 }
 
@@ -48,10 +58,7 @@ impl Params {
                 self.verbose = true;
                 Ok(())
             }
-            "ack" => match decode(value)?.as_ref() {
-                "majority" => Ok(()),
-                _ => Err(refuse("ack", "only \"majority\" is supported")),
-            },
+            "ack" => once(&mut self.ack, "ack", parse_ack(&decode(value)?)?),
             "max_staleness" => Err(refuse("max_staleness", "not supported yet")),
             "min_revision" => Err(refuse("min_revision", "not supported yet")),
             _ => Ok(()),
@@ -95,6 +102,14 @@ fn parse_timeout(text: &str) -> Result<Duration, Problem> {
     }
 }
 
+fn parse_ack(text: &str) -> Result<Ack, Problem> {
+    match text {
+        "majority" => Ok(Ack::Majority),
+        "leader" => Ok(Ack::Leader),
+        other => Err(refuse("ack", format!("\"{}\" is not one of majority, leader", other.escape_debug()))),
+    }
+}
+
 fn parse_bool(name: &'static str, text: &str) -> Result<bool, Problem> {
     match text {
         "true" => Ok(true),
@@ -116,7 +131,9 @@ mod tests {
         assert_eq!(params.consistency, Some(Consistency::Stale));
         assert_eq!(params.timeout, Some(Duration::from_millis(250)));
         assert_eq!(params.redirect, Some(true));
+        assert_eq!(params.ack, Some(Ack::Majority));
         assert!(params.verbose);
+        assert_eq!(Params::parse(Some("ack=leader")).expect("valid").ack, Some(Ack::Leader));
         assert_eq!(
             Params::parse(Some("%74imeout=%35s")).expect("encoded").timeout,
             Some(Duration::from_secs(5))
@@ -138,7 +155,8 @@ mod tests {
             ("timeout=1s&timeout=1s", "more than once"),
             ("redirect=yes", "redirect"),
             ("redirect", "redirect"),
-            ("ack=leader", "ack"),
+            ("ack=all", "ack"),
+            ("ack=leader&ack=leader", "more than once"),
             ("max_staleness=1s", "max_staleness"),
             ("min_revision=1", "min_revision"),
             ("timeout=%zz", "percent"),

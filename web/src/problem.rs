@@ -26,6 +26,7 @@ pub(crate) enum Code {
     KeyNotFound,
     NoSuchRoute,
     NoSuchMember,
+    WriteNotKnown,
     MethodNotAllowed,
     NotText,
     RequestTimeout,
@@ -63,6 +64,9 @@ impl Code {
             Code::KeyNotFound => ("key_not_found", StatusCode::NOT_FOUND, "The key is absent"),
             Code::NoSuchRoute => ("no_such_route", StatusCode::NOT_FOUND, "There is no such route"),
             Code::NoSuchMember => ("no_such_member", StatusCode::NOT_FOUND, "There is no such member"),
+            Code::WriteNotKnown => {
+                ("write_not_known", StatusCode::NOT_FOUND, "The write is too old to be told of")
+            }
             Code::MethodNotAllowed => (
                 "method_not_allowed",
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -139,6 +143,7 @@ impl Code {
             | Code::KeyNotFound
             | Code::NoSuchRoute
             | Code::NoSuchMember
+            | Code::WriteNotKnown
             | Code::MethodNotAllowed
             | Code::NotText
             | Code::RequestTimeout

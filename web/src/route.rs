@@ -12,6 +12,7 @@ pub(crate) enum Route {
     Keys,
     Key,
     Kv,
+    Writes,
     Status,
     Join,
     Members,
@@ -25,10 +26,11 @@ pub(crate) enum Route {
 
 impl Route {
     /// Every route, in the order of its discriminant.
-    pub(crate) const ALL: [Route; 12] = [
+    pub(crate) const ALL: [Route; 13] = [
         Route::Keys,
         Route::Key,
         Route::Kv,
+        Route::Writes,
         Route::Status,
         Route::Join,
         Route::Members,
@@ -40,13 +42,16 @@ impl Route {
         Route::Unknown,
     ];
 
-    /// The route of a raw path and, for routes that take a key, the raw rest behind the prefix.
+    /// The route of a raw path and, for routes that take a key or an id, the raw rest behind the prefix.
     pub(crate) fn find(path: &str) -> (Route, &str) {
         if let Some(rest) = path.strip_prefix("/v1/kv/") {
             return (Route::Kv, rest);
         }
         if let Some(rest) = path.strip_prefix("/key/") {
             return (Route::Key, rest);
+        }
+        if let Some(rest) = path.strip_prefix("/v1/writes/") {
+            return (Route::Writes, rest);
         }
         let route = match path {
             "/key" => Route::Keys,
@@ -69,6 +74,7 @@ impl Route {
             Route::Keys => "/key",
             Route::Key => "/key/{key}",
             Route::Kv => "/v1/kv/{key}",
+            Route::Writes => "/v1/writes/{term}-{log_index}",
             Route::Status => "/status",
             Route::Join => "/join",
             Route::Members => "/v1/members",
@@ -87,9 +93,13 @@ impl Route {
             Route::Keys | Route::Join | Route::Leader => "POST",
             Route::Key => "GET, HEAD, DELETE",
             Route::Kv => "GET, HEAD, PUT, DELETE",
-            Route::Status | Route::Members | Route::Livez | Route::Readyz | Route::Metrics | Route::Home => {
-                "GET, HEAD"
-            }
+            Route::Writes
+            | Route::Status
+            | Route::Members
+            | Route::Livez
+            | Route::Readyz
+            | Route::Metrics
+            | Route::Home => "GET, HEAD",
             Route::Unknown => "",
         }
     }
@@ -145,6 +155,7 @@ mod tests {
         assert_eq!(Route::find("/key/"), (Route::Key, ""));
         assert_eq!(Route::find("/key/a%2Fb/"), (Route::Key, "a%2Fb/"));
         assert_eq!(Route::find("/v1/kv//"), (Route::Kv, "/"));
+        assert_eq!(Route::find("/v1/writes/3-17"), (Route::Writes, "3-17"));
         for unknown in ["", "*", "/status/", "/v1/kv", "/v1/faults", "//key", "/KEY", "/k%65y/a"] {
             assert_eq!(Route::find(unknown).0, Route::Unknown, "{unknown}");
         }

@@ -13,7 +13,7 @@ use futures::future::{pending, ready, BoxFuture};
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{watch, Semaphore};
-use vaultdb_actors::port::{Lookup, Node, Outcomes, StoreStats};
+use vaultdb_actors::port::{Acceptances, EntryFate, Lookup, Node, Outcomes, StoreStats};
 use vaultdb_actors::{
     ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, LogId, Member, MemberStatus,
     NodeInfo, Options, ProposeError, RaftState, System, WorkerHandles,
@@ -174,6 +174,24 @@ impl Node for Port {
         deadline: Instant,
     ) -> BoxFuture<'static, Outcomes> {
         self.0.clone().run(Some(to), batch, deadline)
+    }
+
+    fn accept(
+        &self,
+        to: Option<NodeId>,
+        batch: Vec<Arc<Command>>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Acceptances> {
+        let outcomes = self.0.clone().run(to, batch, deadline);
+        async move { outcomes.await.into_iter().map(|outcome| outcome.map(|done| done.log_id)).collect() }
+            .boxed()
+    }
+
+    fn fate(&self, entry: LogId) -> EntryFate {
+        match entry.index <= *self.0.revision.lock() {
+            true => EntryFate::Committed,
+            false => EntryFate::Pending,
+        }
     }
 
     fn read_barrier(&self, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>> {

@@ -136,6 +136,7 @@ fn method_not_allowed() {
         ("/livez", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),
         ("/metrics", "GET, HEAD"),
+        ("/v1/writes/3-17", "GET, HEAD"),
         ("/", "GET, HEAD"),
     ] {
         for method in ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "BREW"] {
@@ -178,7 +179,7 @@ fn reserved_parameters_and_headers() {
         server.get(&format!("/key/a?{query}")).problem(400, "invalid_parameter");
         server.get(&format!("/v1/kv/a?{query}")).problem(400, "invalid_parameter");
     }
-    for query in ["ack=leader", "redirect=maybe", "timeout=x"] {
+    for query in ["ack=all", "redirect=maybe", "timeout=x"] {
         for answer in [
             server.put(&format!("/v1/kv/a?{query}"), "1"),
             server.post(&format!("/key?{query}"), r#"{"a":"1"}"#),

@@ -10,9 +10,9 @@ use vaultdb_kv::{
     MemberAddr, ReadError, Revision, Role, Versioned, Write, WriteError,
 };
 use vaultdb_web::model::{
-    CacheStats, CheckResult, ClusterStatus, ComponentHealth, HealthReport, JoinReply, JoinRequest, Leader,
-    Leadership, Member, MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer, ReplicationStatus,
-    StoreStats,
+    CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
+    Leader, Leadership, LogId, Member, MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer,
+    ReplicationStatus, StoreStats,
 };
 use vaultdb_web::Backend;
 
@@ -146,6 +146,35 @@ impl Backend for Fake {
         self.pass().await;
         let scripted = self.0.write_errors.lock().unwrap().pop_front();
         scripted.map_or_else(|| Ok(self.apply(command)), Err)
+    }
+
+    async fn accept(&self, command: Command, _: Instant) -> Result<LogId, WriteError> {
+        self.pass().await;
+        if let Some(error) = self.0.write_errors.lock().unwrap().pop_front() {
+            return Err(error);
+        }
+        Ok(LogId { term: 3, index: 100 + self.apply(command).revision })
+    }
+
+    async fn fate(
+        &self,
+        entry: LogId,
+        level: Consistency,
+        deadline: Instant,
+    ) -> Result<(EntryFate, Revision), ReadError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        *self.0.last_read.lock().unwrap() = Some((level, left));
+        self.pass().await;
+        if let Some(error) = self.0.read_errors.lock().unwrap().pop_front() {
+            return Err(error);
+        }
+        let fate = match entry {
+            LogId { index: 0, .. } => EntryFate::Forgotten,
+            LogId { term, .. } if term < 3 => EntryFate::Lost,
+            LogId { index, .. } if index <= 100 + self.revision() => EntryFate::Committed,
+            LogId { .. } => EntryFate::Pending,
+        };
+        Ok((fate, self.revision()))
     }
 
     async fn read(&self, key: Key, level: Consistency, deadline: Instant) -> Result<ReadAnswer, ReadError> {

@@ -6,6 +6,7 @@
 
 mod admin;
 mod client;
+mod early;
 mod errors;
 mod fake;
 mod guards;
