@@ -13,7 +13,7 @@ use super::sector::SECTOR_BYTES;
 
 /// Bytes that are filled with zeros before they are synced: some milliseconds of a slow disk, for which the
 /// appends that go on meanwhile may have to wait.
-const FILL_BYTES: usize = 1 << 20;
+const FILL_BYTES: usize = 256 << 10;
 
 const SUFFIX: &str = ".seg";
 const UNFINISHED_SUFFIX: &str = ".seg.new";
