@@ -65,6 +65,13 @@ bench-soak: build ## Watch the memory of five nodes under ten minutes of load
 bench-log: install-deps ## Measure the Raft log beside the crate raft-log
 	@$(CARGO) bench --locked -p vaultdb-storage --bench log
 
+# How long `make fuzz` runs.
+FUZZ_SECONDS ?= 300
+
+.PHONY: fuzz
+fuzz: install-deps ## Fuzz the recovery of the Raft log (FUZZ_SECONDS=300)
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
 .PHONY: compose-up
 compose-up: ## Start five nodes in containers, HTTP on localhost:11000 to 11004
 	@$(COMPOSE) up -d --build

@@ -38,7 +38,7 @@ impl Default for StoreOptions {
 /// Options of the Raft log on disk.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
-    /// Size of one file of the log, in bytes; held to [`SEGMENT_BYTES`]. A file is made of zeros ahead of time,
+    /// Size of one file of the log, in bytes, of 4 KiB to 1 GiB. A file is made of zeros ahead of time,
     /// and deleted as a whole, so a larger one is more to write at once and holds purged entries longer.
     pub segment_bytes: usize,
     /// Decoded entries that are kept in memory, in bytes. Those that are not durable yet are kept besides.

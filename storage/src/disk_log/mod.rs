@@ -12,13 +12,14 @@ pub(crate) mod disk;
 mod files;
 mod places;
 mod reader;
-mod record;
-mod recover;
+pub(crate) mod record;
+pub(crate) mod recover;
 pub(crate) mod sector;
 mod segment;
 #[cfg(test)]
 mod sim_disk;
-mod tail;
+mod source;
+pub(crate) mod tail;
 #[cfg(test)]
 mod tests;
 mod writer;

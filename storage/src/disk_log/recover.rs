@@ -7,21 +7,21 @@
 
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
-use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::Disk;
 use super::places::{Place, Places};
 use super::record::{self, Record};
 use super::sector::{self, Sector, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::segment::{self, Segment};
+use super::source::Source;
 use super::tail::Tail;
 use crate::error::StorageError;
 use crate::log::Payload;
 use crate::log_rules;
 use crate::options::LogOptions;
 
-/// Bytes of a segment that are read at once.
-const READ_BYTES: usize = 1 << 20;
+/// Zeros that are written at once.
+const ZERO_BYTES: usize = 1 << 20;
 const FIRST_SEGMENT: u64 = 1;
 const FIRST_BATCH: u64 = 1;
 
@@ -107,9 +107,9 @@ fn finish<P>(disk: &dyn Disk, scan: &Scan<'_, P>, end: &End<'_>, sectors: u64) -
         let from = end.sector * sector_bytes;
         let bytes = (end.unfinished * sector_bytes).min(*size) - from;
         log::warn!("{}: overwriting {bytes} bytes of an unfinished write", segment::name(end.source.number));
-        let zeros = vec![0; READ_BYTES];
-        for at in (from..from + bytes).step_by(READ_BYTES) {
-            let piece = (from + bytes - at).min(READ_BYTES as u64);
+        let zeros = vec![0; ZERO_BYTES];
+        for at in (from..from + bytes).step_by(ZERO_BYTES) {
+            let piece = (from + bytes - at).min(ZERO_BYTES as u64);
             file.write_at(&zeros[..piece as usize], at)?;
         }
     }
@@ -357,66 +357,5 @@ impl<'a, P: Payload> Scan<'a, P> {
         let reason =
             format!("entries {start} to {} are missing: files before the first one are gone", end - 1);
         Err(corrupt(self.disk, &reason))
-    }
-}
-
-/// A segment, read from its beginning to its end. A sector that is cut off counts as filled up with zeros.
-struct Source<'a> {
-    disk: &'a dyn Disk,
-    number: u64,
-    file: Arc<dyn DiskFile>,
-    size: u64,
-    from: u64,
-    bytes: Vec<u8>,
-}
-
-impl<'a> Source<'a> {
-    fn open(disk: &'a dyn Disk, number: u64) -> Result<Self, StorageError> {
-        let name = segment::name(number);
-        let context = || StorageError::io(format!("cannot open {}/{name}", disk.path().display()));
-        let file = disk.open(&name).map_err(context())?;
-        let size = file.size().map_err(context())?;
-        Ok(Self { disk, number, file, size, from: 0, bytes: Vec::new() })
-    }
-
-    fn sector(&mut self, at: u64) -> Result<Option<&[u8; SECTOR_BYTES]>, StorageError> {
-        let sector_bytes = SECTOR_BYTES as u64;
-        if at >= self.size.div_ceil(sector_bytes) {
-            return Ok(None);
-        }
-        if at < self.from || at >= self.from + (self.bytes.len() / SECTOR_BYTES) as u64 {
-            let left = self.size - at * sector_bytes;
-            let wanted = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
-            self.bytes.clear();
-            self.bytes.resize(wanted.next_multiple_of(SECTOR_BYTES), 0);
-            let read = self.file.read_at(&mut self.bytes[..wanted], at * sector_bytes);
-            let read = read.and_then(|read| {
-                if read == wanted {
-                    Ok(())
-                } else {
-                    Err(std::io::ErrorKind::UnexpectedEof.into())
-                }
-            });
-            read.map_err(StorageError::io(format!(
-                "cannot read {}/{}",
-                self.disk.path().display(),
-                segment::name(self.number)
-            )))?;
-            self.from = at;
-        }
-        let offset = (at - self.from) as usize * SECTOR_BYTES;
-        Ok(self.bytes[offset..].first_chunk())
-    }
-
-    /// The first sector that is not all zeros.
-    fn first_used(&mut self) -> Result<Option<u64>, StorageError> {
-        let mut at = 0;
-        while let Some(bytes) = self.sector(at)? {
-            if !sector::is_zero(bytes) {
-                return Ok(Some(at));
-            }
-            at += 1;
-        }
-        Ok(None)
     }
 }

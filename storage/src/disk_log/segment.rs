@@ -11,9 +11,9 @@ use std::sync::Arc;
 use super::disk::{Disk, DiskFile};
 use super::sector::SECTOR_BYTES;
 
-/// Bytes that are filled with zeros before they are synced: some milliseconds of a slow disk, for which the
-/// appends that go on meanwhile may have to wait.
-const FILL_BYTES: usize = 1 << 20;
+/// Bytes that are filled with zeros before they are synced: a millisecond of a disk, for which the appends that go
+/// on meanwhile may have to wait. With 1 MiB their p99 under load doubled.
+const FILL_BYTES: usize = 256 << 10;
 
 const SUFFIX: &str = ".seg";
 const UNFINISHED_SUFFIX: &str = ".seg.new";

@@ -1,5 +1,8 @@
 //! Property: what was acknowledged and is damaged is refused, never repaired and never silently left out.
 
+use proptest::prelude::*;
+
+use super::super::{sector, segment};
 use super::*;
 
 /// One of each record, in several batches of one segment.
@@ -126,6 +129,32 @@ fn unused_segment_may_be_lost_or_there() {
     spare.retain(|_, content| content.iter().any(|byte| *byte != 0));
     assert_eq!(recovered(&spare).as_ref(), Some(&whole));
     let next = spare.len() as u64 + 1;
-    spare.insert(super::super::segment::name(next), vec![0; SEGMENT_BYTES]);
+    spare.insert(segment::name(next), vec![0; SEGMENT_BYTES]);
     assert_eq!(recovered(&spare).as_ref(), Some(&whole));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// No content of the files makes recovery panic: neither any bytes, nor any bytes in sectors that are whole. The
+    /// fuzzer of storage/fuzz looks for longer, and at more than this.
+    #[test]
+    fn any_bytes(
+        raw in proptest::collection::vec(any::<u8>(), 0..2_000),
+        payload in proptest::collection::vec(any::<u8>(), 1..1_500),
+        change in any::<(usize, u8)>(),
+    ) {
+        drop(recovered(&Image::from([(segment::name(1), raw)])));
+        let mut framed = Vec::new();
+        sector::frame(&mut framed, 1, 0, 1, &payload);
+        drop(recovered(&Image::from([(segment::name(1), framed.clone())])));
+        // Records that are whole, up to a byte of one of them.
+        let (image, _) = small_log();
+        let content = image.values().next().expect("a segment");
+        let mut records: Vec<u8> = content[10..507].to_vec();
+        let at = change.0 % records.len();
+        records[at] = change.1;
+        sector::frame(&mut framed, 1, 0, 1, &records);
+        drop(recovered(&Image::from([(segment::name(1), framed)])));
+    }
 }
