@@ -8,12 +8,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::StreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, Instant};
-use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio_util::codec::FramedRead;
 
 use crate::contacts::Contacts;
 use crate::transport::{Connection, Dial};
@@ -23,8 +22,6 @@ use crate::wire::{self, Hello, Reader, Request, Response, Writer, PROTOCOL_VERSI
 const QUEUE_MAX: usize = 4096;
 /// Time to connect and be accepted.
 const DIAL_MS_MAX: u64 = 1_000;
-/// How long writing a frame may block: the peer does not read.
-const WRITE_MS_MAX: u64 = 5_000;
 
 /// Why a call was not answered.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -63,7 +60,7 @@ impl Link {
     /// The connection lives on `runtime`.
     pub fn open(runtime: &Handle, dialler: Arc<dyn Dial>, route: Route, contacts: Arc<Contacts>) -> Link {
         let (calls, queue) = mpsc::channel(QUEUE_MAX);
-        runtime.spawn(LinkTask { dialler, route, contacts, queue, refused: None }.run());
+        runtime.spawn(LinkTask { dialler, route, contacts, queue, refused: None, out: Vec::new() }.run());
         Link { calls }
     }
 
@@ -90,6 +87,8 @@ struct LinkTask {
     queue: mpsc::Receiver<Call>,
     /// The last reason for a failed dial, so that a lasting one is logged once.
     refused: Option<String>,
+    /// Frames on their way to one write; empty between calls of `write`.
+    out: Vec<u8>,
 }
 
 type Waiting = HashMap<u64, oneshot::Sender<Result<Response, LinkError>>>;
@@ -114,14 +113,14 @@ impl LinkTask {
     async fn dial(&self) -> std::io::Result<(Reader, Writer)> {
         let Connection { read, write } = self.dialler.dial(&self.route.addr).await?;
         let mut reader = FramedRead::new(read, wire::frame_codec());
-        let mut writer = FramedWrite::new(write, wire::frame_codec());
+        let mut writer = write;
         let hello = Request::Hello(Hello {
             protocol_version: PROTOCOL_VERSION,
             cluster_id: self.route.cluster_id.clone(),
             from: self.route.from,
             to: self.route.to,
         });
-        writer.send(wire::frame(0, &hello)).await?;
+        wire::send(&mut writer, 0, &hello).await?;
         let frame = reader.next().await.ok_or(std::io::ErrorKind::UnexpectedEof)??;
         match wire::parse(frame)?.1 {
             Response::Done => Ok((reader, writer)),
@@ -146,6 +145,8 @@ impl LinkTask {
 
     /// Runs one connection until it breaks; then everything sent on it is lost.
     async fn serve(&mut self, first: Call, mut reader: Reader, mut writer: Writer) {
+        // A connection that broke while it was written to may have left some.
+        self.out.clear();
         let mut waiting = Waiting::new();
         let mut next_id = 1;
         let mut next = Some(first);
@@ -194,7 +195,7 @@ impl LinkTask {
         }
     }
 
-    /// Writes the call and whatever else is queued, in order, with one flush.
+    /// Writes the call and whatever else is queued, in order, with as few writes as possible.
     async fn write(
         &mut self,
         call: Call,
@@ -203,15 +204,15 @@ impl LinkTask {
         writer: &mut Writer,
     ) -> std::io::Result<()> {
         let mut next = Some(call);
-        while let Some(call) = next {
-            let frame = wire::frame(*next_id, &call.request);
-            waiting.insert(*next_id, call.answer);
+        while let Some(Call { request, answer }) = next {
+            waiting.insert(*next_id, answer);
+            wire::push_frame(&mut self.out, *next_id, &request)?;
             *next_id += 1;
-            let sent = timeout(Duration::from_millis(WRITE_MS_MAX), writer.feed(frame)).await;
-            sent.map_err(|_| std::io::ErrorKind::TimedOut)??;
             next = self.queue.try_recv().ok();
+            if next.is_none() || self.out.len() >= wire::WRITE_BYTES {
+                wire::write_out(writer, &mut self.out).await?;
+            }
         }
-        let flushed = timeout(Duration::from_millis(WRITE_MS_MAX), SinkExt::<Bytes>::flush(writer)).await;
-        flushed.map_err(|_| std::io::ErrorKind::TimedOut)?
+        Ok(())
     }
 }

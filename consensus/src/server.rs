@@ -6,15 +6,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::StreamExt;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio_util::codec::FramedRead;
 use vaultdb_storage::SnapshotReceiver;
 
 use crate::core::Core;
@@ -32,8 +31,6 @@ const CONNECTIONS_MAX: usize = 256;
 const REQUESTS_MAX: usize = 256;
 /// Time for a caller to say who it is.
 const HELLO_MS_MAX: u64 = 2_000;
-/// How long writing answers may block before the connection is given up.
-const WRITE_MS_MAX: u64 = 5_000;
 /// Longest that a forwarded request may take, whatever its sender asks.
 const DEADLINE_MS_MAX: u64 = 60_000;
 
@@ -64,17 +61,17 @@ pub async fn serve(core: Arc<Core>, mut listener: Box<dyn Accept>) {
 async fn connection(core: Arc<Core>, stream: Connection) -> io::Result<()> {
     let Connection { read, write } = stream;
     let mut reader = FramedRead::new(read, wire::frame_codec());
-    let mut writer = FramedWrite::new(write, wire::frame_codec());
+    let mut writer = write;
     let hello = timeout(Duration::from_millis(HELLO_MS_MAX), reader.next()).await;
     let frame = hello.map_err(|_| io::ErrorKind::TimedOut)?.ok_or(io::ErrorKind::UnexpectedEof)??;
     let (id, Request::Hello(hello)) = wire::parse(frame)? else {
         return Err(io::Error::other("the first frame is no hello"));
     };
     if let Some(reason) = refuse(&core, &hello) {
-        writer.send(wire::frame(id, &Response::Refused(reason.clone()))).await?;
+        wire::send(&mut writer, id, &Response::Refused(reason.clone())).await?;
         return Err(io::Error::other(format!("refused node {}: {reason}", hello.from)));
     }
-    writer.send(wire::frame(id, &Response::Done)).await?;
+    wire::send(&mut writer, id, &Response::Done).await?;
     let (answers, queue) = mpsc::channel(REQUESTS_MAX);
     let session = Session {
         core,
@@ -103,15 +100,15 @@ fn refuse(core: &Core, hello: &Hello) -> Option<String> {
     None
 }
 
-async fn write_answers(mut queue: mpsc::Receiver<Bytes>, writer: &mut Writer) -> io::Result<()> {
-    let limit = Duration::from_millis(WRITE_MS_MAX);
-    while let Some(frame) = queue.recv().await {
-        let mut next = Some(frame);
-        while let Some(frame) = next {
-            timeout(limit, writer.feed(frame)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-            next = queue.try_recv().ok();
+async fn write_answers(mut queue: mpsc::Receiver<(u64, Response)>, writer: &mut Writer) -> io::Result<()> {
+    let mut out = Vec::new();
+    while let Some(answer) = queue.recv().await {
+        let mut next = Some(answer);
+        while let Some((id, response)) = next {
+            wire::push_frame(&mut out, id, &response)?;
+            next = if out.len() < wire::WRITE_BYTES { queue.try_recv().ok() } else { None };
         }
-        timeout(limit, SinkExt::<Bytes>::flush(writer)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        wire::write_out(writer, &mut out).await?;
     }
     Ok(())
 }
@@ -119,7 +116,7 @@ async fn write_answers(mut queue: mpsc::Receiver<Bytes>, writer: &mut Writer) ->
 struct Session {
     core: Arc<Core>,
     from: u64,
-    answers: mpsc::Sender<Bytes>,
+    answers: mpsc::Sender<(u64, Response)>,
     places: Arc<Semaphore>,
     /// The snapshot that this connection is sending.
     receiving: Arc<Mutex<Option<Receiving>>>,
@@ -187,9 +184,9 @@ impl Session {
     ) {
         let answers = self.answers.clone();
         tokio::spawn(async move {
-            let frame = wire::frame(id, &response.await);
+            let response = response.await;
             // The connection may be gone; its peer then counts the request as lost.
-            drop(answers.send(frame).await);
+            drop(answers.send((id, response)).await);
             drop(place);
         });
     }

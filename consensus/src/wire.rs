@@ -4,12 +4,14 @@
 //! first frame of a connection is [`Hello`]; a node refuses one that is not meant for it.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use vaultdb_kv::{AdminError, NodeId};
 use vaultdb_storage::{LogId, SnapshotMeta, Vote};
 
@@ -24,6 +26,12 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Bytes of a snapshot in one frame.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 512 * 1024;
 
+/// Frames are gathered up to about this many bytes for one write.
+pub const WRITE_BYTES: usize = 256 * 1024;
+/// How long a write may block: the other end does not read.
+const WRITE_MS_MAX: u64 = 5_000;
+
+const LENGTH_BYTES: usize = 4;
 const ID_BYTES: usize = 8;
 
 /// Who calls whom, in which cluster.
@@ -133,17 +141,56 @@ pub enum Response {
 }
 
 pub type Reader = FramedRead<Box<dyn AsyncRead + Send + Unpin>, LengthDelimitedCodec>;
-pub type Writer = FramedWrite<Box<dyn AsyncWrite + Send + Unpin>, LengthDelimitedCodec>;
+pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 pub fn frame_codec() -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder().max_frame_length(FRAME_BYTES_MAX).new_codec()
 }
 
-pub fn frame<T: Serialize>(id: u64, message: &T) -> Bytes {
-    let mut body = Vec::with_capacity(128);
-    body.put_u64_le(id);
-    codec::encode_into(message, &mut body);
-    body.into()
+/// Appends a frame to `out`, which many share on their way to one write.
+///
+/// # Errors
+/// `InvalidInput` when the message is larger than [`FRAME_BYTES_MAX`]; `out` is as before.
+pub fn push_frame<T: Serialize>(out: &mut Vec<u8>, id: u64, message: &T) -> io::Result<()> {
+    let start = out.len();
+    out.put_u32(0);
+    out.put_u64_le(id);
+    codec::encode_into(message, out);
+    let body_start = start + LENGTH_BYTES;
+    let bytes = out.len() - body_start;
+    match u32::try_from(bytes) {
+        Ok(length) if bytes <= FRAME_BYTES_MAX => {
+            out[start..body_start].copy_from_slice(&length.to_be_bytes());
+            Ok(())
+        }
+        Ok(_) | Err(_) => {
+            out.truncate(start);
+            let reason = format!("a message of {bytes} bytes is larger than {FRAME_BYTES_MAX}");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
+        }
+    }
+}
+
+/// Writes one frame by itself.
+///
+/// # Errors
+/// As [`push_frame`], and what the connection fails with.
+pub async fn send<T: Serialize>(writer: &mut Writer, id: u64, message: &T) -> io::Result<()> {
+    let mut out = Vec::new();
+    push_frame(&mut out, id, message)?;
+    write_out(writer, &mut out).await
+}
+
+/// Writes the frames in `out` and empties it; its memory is kept for the next ones.
+///
+/// # Errors
+/// `TimedOut` when the other end does not read for [`WRITE_MS_MAX`], and what the connection fails with.
+pub async fn write_out(writer: &mut Writer, out: &mut Vec<u8>) -> io::Result<()> {
+    let written = timeout(Duration::from_millis(WRITE_MS_MAX), writer.write_all(out)).await;
+    written.map_err(|_| io::ErrorKind::TimedOut)??;
+    out.clear();
+    out.shrink_to(WRITE_BYTES * 2);
+    Ok(())
 }
 
 /// # Errors
@@ -169,8 +216,11 @@ mod tests {
             entries: vec![(LogId { term: 3, index: 10 }, LogPayload::Blank)],
             leader_commit: None,
         });
-        let bytes = frame(77, &message);
-        let parsed: (u64, Request) = parse(BytesMut::from(&bytes[..])).expect("parse");
+        let mut out = b"before".to_vec();
+        push_frame(&mut out, 77, &message).expect("small");
+        let (length, bytes) = out[b"before".len()..].split_at(LENGTH_BYTES);
+        assert_eq!(length, u32::try_from(bytes.len()).expect("small").to_be_bytes());
+        let parsed: (u64, Request) = parse(BytesMut::from(bytes)).expect("parse");
         assert_eq!(parsed, (77, message));
         for cut in 0..bytes.len() {
             assert!(parse::<Request>(BytesMut::from(&bytes[..cut])).is_err());
