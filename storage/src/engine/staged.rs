@@ -24,10 +24,10 @@ use crate::state_machine::Lookup;
 use crate::types::LogId;
 
 /// From this many keys or bytes on, a stage is written out.
-const STAGE_KEYS: usize = 4096;
-const STAGE_BYTES: usize = 1 << 20;
+const STAGE_KEYS: usize = 16 * 1024;
+const STAGE_BYTES: usize = 4 << 20;
 /// At this many keys or bytes writes wait until RocksDB has caught up.
-const STAGE_KEYS_MAX: usize = 32 * 1024;
+const STAGE_KEYS_MAX: usize = 64 * 1024;
 const STAGE_BYTES_MAX: usize = 16 << 20;
 /// What a staged key takes besides its bytes: slot of the table, two shared buffers.
 const KEY_OVERHEAD_BYTES: usize = 128;
