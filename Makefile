@@ -61,6 +61,10 @@ bench-compare: install-deps ## Compare with etcd on this machine, 15 minutes (AR
 bench-soak: build ## Watch the memory of five nodes under ten minutes of load
 	@scripts/bench-soak.sh $(ARGS)
 
+.PHONY: bench-profile
+bench-profile: build ## Show where the time of a write goes, by thread and by stage
+	@scripts/bench-profile.sh $(ARGS)
+
 .PHONY: bench-log
 bench-log: install-deps ## Measure the Raft log beside the crate raft-log
 	@$(CARGO) bench --locked -p vaultdb-storage --bench log
