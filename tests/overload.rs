@@ -61,7 +61,7 @@ fn overload_is_refused_bounded_and_passes() {
         ("VAULTDB_BLOCK_CACHE_BYTES", "1MiB".into()),
         ("VAULTDB_WRITE_BUFFER_BYTES", "1MiB".into()),
         ("VAULTDB_WAL_CACHE_BYTES", "1MiB".into()),
-        ("VAULTDB_WAL_CHUNK_BYTES", "1MiB".into()),
+        ("VAULTDB_WAL_SEGMENT_BYTES", "1MiB".into()),
     ];
     let mut cluster = Cluster::start_plan(&Plan { env, ..Plan::nodes(3) });
     let leader = cluster.leader();

@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
-use tokio::io::{duplex, split, DuplexStream};
+use tokio::io::{duplex, split, AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, watch};
 use vaultdb_consensus::transport::{Accept, Connection, Dial};
 
@@ -90,8 +92,45 @@ impl Dial for Dialler {
     }
 }
 
-async fn carry(pipes: Arc<Pipes>, edge: Edge, mut near: DuplexStream, mut far: DuplexStream) {
+/// One end of a connection. Looks for a cut before each read, so that nothing crosses that was sent after
+/// the cut was made: being woken by it would come too late for what is already there.
+struct End {
+    pipes: Arc<Pipes>,
+    edge: Edge,
+    stream: DuplexStream,
+}
+
+impl AsyncRead for End {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.pipes.is_cut(&self.edge) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for End {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+async fn carry(pipes: Arc<Pipes>, edge: Edge, near: DuplexStream, far: DuplexStream) {
     let mut changed = pipes.changed.subscribe();
+    let end = |stream| End { pipes: pipes.clone(), edge: edge.clone(), stream };
+    let (mut near, mut far) = (end(near), end(far));
     let copy = tokio::io::copy_bidirectional(&mut near, &mut far);
     tokio::pin!(copy);
     loop {
