@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use futures::FutureExt;
 use tokio::sync::watch;
 use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest, Leadership};
+use vaultdb_consensus::stages::Stages;
 use vaultdb_consensus::Consensus;
 use vaultdb_kv::{AdminError, Command, Key, NodeId, ReadError, Revision, Versioned};
 use vaultdb_storage::{StateMachine, StorageError};
@@ -39,9 +40,14 @@ impl Node for ConsensusNode {
         self.consensus.subscribe_leadership()
     }
 
-    fn propose(&self, batch: Vec<Arc<Command>>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+    fn propose(
+        &self,
+        batch: Vec<Arc<Command>>,
+        since: Instant,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Outcomes> {
         let consensus = self.consensus.clone();
-        async move { consensus.propose(batch, deadline).await }.boxed()
+        async move { consensus.propose(batch, since, deadline).await }.boxed()
     }
 
     fn forward(
@@ -116,6 +122,10 @@ impl Node for ConsensusNode {
 
     fn get(&self, key: &Key) -> Result<Option<Versioned>, ReadError> {
         self.store.get(key).map_err(unfit)
+    }
+
+    fn stages(&self) -> &Stages {
+        self.consensus.stages()
     }
 
     fn store_stats(&self) -> StoreStats {

@@ -204,12 +204,14 @@ impl WorkerHandles {
             self.report(),
         );
         let node = shared.node();
+        let write_times = node.as_ref().map(|node| node.stages().snapshot());
         NodeStatus {
             node: shared.info.clone(),
             uptime_ms: shared.uptime_ms(),
             cluster: cluster.or_else(|| node.map(|node| node.status())),
             store: store.or_else(|| node.map(|node| node.store_stats())).unwrap_or_default(),
             replication: replication.unwrap_or_default(),
+            write_times,
             health,
         }
     }

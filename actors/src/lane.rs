@@ -35,7 +35,8 @@ pub(crate) async fn run(guard: LaneGuard) {
         let refused = match &leadership.leader {
             None => true,
             Some(leader) => {
-                let (items, commands) = queue.take_batch(Instant::now());
+                let since = Instant::now();
+                let (items, commands) = queue.take_batch(since);
                 if items.is_empty() {
                     continue;
                 }
@@ -44,7 +45,7 @@ pub(crate) async fn run(guard: LaneGuard) {
                 } else {
                     Route::Peer { id: leader.id, name: leader.name.clone() }
                 };
-                send_or_detach(queue, route, items, commands).await
+                send_or_detach(queue, route, items, commands, since).await
             }
         };
         if refused {
@@ -69,10 +70,11 @@ async fn send_or_detach(
     route: Route,
     items: Vec<Item>,
     commands: Vec<Arc<Command>>,
+    since: Instant,
 ) -> bool {
     let queue = queue.clone();
     let mut batch = Box::pin(async move {
-        let outcomes = send(&queue, &route, &items, commands).await;
+        let outcomes = send(&queue, &route, &items, commands, since).await;
         settle(&queue, &route, items, outcomes)
     });
     match timeout(BATCH_STALLED, &mut batch).await {
@@ -84,7 +86,13 @@ async fn send_or_detach(
     }
 }
 
-async fn send(queue: &Queue, route: &Route, items: &[Item], commands: Vec<Arc<Command>>) -> Outcomes {
+async fn send(
+    queue: &Queue,
+    route: &Route,
+    items: &[Item],
+    commands: Vec<Arc<Command>>,
+    since: Instant,
+) -> Outcomes {
     let count = items.len();
     let deadline = items.iter().map(|item| item.write.deadline).max().unwrap_or_else(Instant::now);
     let all = |error: ProposeError| vec![Err(error); count];
@@ -101,7 +109,7 @@ async fn send(queue: &Queue, route: &Route, items: &[Item], commands: Vec<Arc<Co
             Route::Peer { id, .. } => queue.node().forward(*id, commands, deadline).await,
             Route::Local => {
                 let handed = Handed::default();
-                let propose = Propose { batch: commands, deadline, handed: handed.clone() };
+                let propose = Propose { batch: commands, since, deadline, handed: handed.clone() };
                 let unanswered = match queue.raft.send(propose) {
                     Ok(request) => match request.await {
                         Ok(outcomes) => return outcomes,
@@ -132,10 +140,14 @@ fn not_applied_yet(log_id: LogId) -> Committed {
 fn settle(queue: &Rc<Queue>, route: &Route, items: Vec<Item>, outcomes: Outcomes) -> bool {
     let mut refused = Vec::new();
     let mut unreachable = None;
+    let mut last_index = None;
     let mut outcomes = outcomes.into_iter();
     for item in items {
         match outcomes.next() {
-            Some(Ok(committed)) => queue.answer(item, Ok(committed)),
+            Some(Ok(committed)) => {
+                last_index = last_index.max(Some(committed.log_id.index));
+                queue.answer(item, Ok(committed));
+            }
             Some(Err(ProposeError::NotLeader)) => refused.push(item),
             Some(Err(ProposeError::Unreachable { reason })) => {
                 unreachable.get_or_insert(reason);
@@ -151,6 +163,10 @@ fn settle(queue: &Rc<Queue>, route: &Route, items: Vec<Item>, outcomes: Outcomes
     }
     if let (Some(reason), Route::Peer { name, .. }) = (unreachable, route) {
         queue.tell_unreachable(name.clone(), reason);
+    }
+    // Elsewhere, and of writes that are only accepted, it is not known here when they were applied.
+    if let (Some(index), Route::Local, Ack::Majority) = (last_index, route, queue.ack) {
+        queue.node().stages().answered(index);
     }
     queue.deliver();
     let any = !refused.is_empty();

@@ -44,4 +44,5 @@ pub use vaultdb_consensus::api::{
     ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, Member, MemberStatus, ProposeError,
     RaftState,
 };
+pub use vaultdb_consensus::stages::{Stage, Stages, WriteTimes};
 pub use vaultdb_storage::{CacheStats, EntryFate, LogId, StoreStats};

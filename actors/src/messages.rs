@@ -22,6 +22,8 @@ use crate::store::StoreActor;
 #[rtype(result = "Outcomes")]
 pub(crate) struct Propose {
     pub batch: Vec<Arc<Command>>,
+    /// When the batch was taken from the queue.
+    pub since: Instant,
     pub deadline: Instant,
     pub handed: Handed,
 }

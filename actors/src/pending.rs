@@ -37,6 +37,7 @@ pub(crate) struct Pending {
     state: AtomicU8,
     pub ack: Ack,
     pub bytes: usize,
+    pub arrived: Instant,
     pub deadline: Instant,
     pub command: Arc<Command>,
 }
@@ -56,7 +57,8 @@ impl Pending {
     pub fn new(command: Command, ack: Ack, deadline: Instant) -> Arc<Self> {
         let bytes = command.payload_bytes() + OVERHEAD_BYTES;
         let command = Arc::new(command);
-        Arc::new(Self { state: AtomicU8::new(QUEUED), ack, bytes, deadline, command })
+        let (state, arrived) = (AtomicU8::new(QUEUED), Instant::now());
+        Arc::new(Self { state, ack, bytes, arrived, deadline, command })
     }
 
     /// To be called right before the write is handed over; `false` when nobody waits for it any more.

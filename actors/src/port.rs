@@ -9,6 +9,7 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use vaultdb_consensus::api::{ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, ProposeError};
+use vaultdb_consensus::stages::Stages;
 use vaultdb_kv::{AdminError, Command, Key, NodeId, ReadError, Revision, Versioned};
 
 pub use vaultdb_storage::{CacheStats, EntryFate, LogId, Lookup, StoreStats};
@@ -24,8 +25,13 @@ pub trait Node: Send + Sync + 'static {
     /// Cheap enough for each request.
     fn leadership(&self) -> Arc<Leadership>;
     fn subscribe_leadership(&self) -> watch::Receiver<Arc<Leadership>>;
-    /// Replicates on this node as leader.
-    fn propose(&self, batch: Vec<Arc<Command>>, deadline: Instant) -> BoxFuture<'static, Outcomes>;
+    /// Replicates on this node as leader. `since` is when the batch was handed over, for the metrics.
+    fn propose(
+        &self,
+        batch: Vec<Arc<Command>>,
+        since: Instant,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Outcomes>;
     /// Hands the batch to `to`, one hop over the Raft port.
     fn forward(
         &self,
@@ -72,6 +78,8 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError::Store`].
     fn get(&self, key: &Key) -> Result<Option<Versioned>, ReadError>;
+    /// How long writes take; recording there never waits for a disk or a network.
+    fn stages(&self) -> &Stages;
     /// From memory.
     fn store_stats(&self) -> StoreStats;
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use actix::{Addr, WeakAddr};
 use tokio::sync::Notify;
+use vaultdb_consensus::stages::Stage;
 use vaultdb_kv::{failpoint, Command, WriteError};
 
 use crate::dispatcher::{Outcome, ReplicationDispatcher};
@@ -169,6 +170,7 @@ impl Queue {
     /// The next batch: everything that waits, up to the limits. Each write in it is marked as handed
     /// over; writes that expired or were given up are settled on the way.
     pub fn take_batch(&self, now: Instant) -> (Vec<Item>, Vec<Arc<Command>>) {
+        let stages = self.node.stages();
         let mut waiting = self.waiting.borrow_mut();
         let expected = waiting.len().min(self.batch_commands_max);
         let (mut items, mut commands) = (Vec::with_capacity(expected), Vec::with_capacity(expected));
@@ -179,9 +181,14 @@ impl Queue {
                 break;
             }
             let Some(item) = waiting.pop_front() else { break };
+            let is_new = !item.write.was_refused();
             if now >= item.write.deadline {
                 self.answer_expired(item);
             } else if item.write.claim() {
+                // Once a write, however often it has to be handed over.
+                if is_new {
+                    stages.record(Stage::Queue, now.saturating_duration_since(item.write.arrived));
+                }
                 bytes += item.write.bytes;
                 commands.push(item.write.command.clone());
                 items.push(item);

@@ -43,7 +43,7 @@ impl Handler<Propose> for RaftNodeActor {
         }
         msg.handed.mark();
         // A local task of its own: a slow quorum never stalls the mailbox.
-        Response::fut(self.node.propose(msg.batch, msg.deadline))
+        Response::fut(self.node.propose(msg.batch, msg.since, msg.deadline))
     }
 }
 

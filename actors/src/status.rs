@@ -1,6 +1,7 @@
 //! Plain data that the actors tell about themselves; nothing here waits or locks.
 
 use vaultdb_consensus::api::ClusterStatus;
+use vaultdb_consensus::stages::WriteTimes;
 use vaultdb_kv::Health;
 
 use crate::port::StoreStats;
@@ -26,6 +27,8 @@ pub struct NodeStatus {
     /// All zero until consensus is up.
     pub store: StoreStats,
     pub replication: ReplicationStatus,
+    /// `None` until consensus is up.
+    pub write_times: Option<WriteTimes>,
     pub health: HealthReport,
 }
 

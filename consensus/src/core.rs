@@ -17,6 +17,7 @@ use crate::api::{Committed, Leader, Leadership, ProposeError};
 use crate::contacts::Contacts;
 use crate::identity::Member;
 use crate::network::{Lane, Links};
+use crate::stages::Stages;
 use crate::types::{log_id, Raft, SharedCommand};
 use crate::wire::{Request, Response};
 
@@ -28,6 +29,7 @@ pub struct Core {
     pub contacts: Arc<Contacts>,
     /// Index of the last applied entry, whose effect is readable.
     pub applied: watch::Receiver<u64>,
+    pub stages: Arc<Stages>,
     pub leadership: watch::Sender<Arc<Leadership>>,
     /// Why consensus stopped for good, once it has.
     pub fatal: watch::Sender<Option<String>>,
@@ -57,7 +59,7 @@ impl Core {
     ) -> Vec<Result<Committed, ProposeError>> {
         let count = commands.len();
         let unknown = |reason: &str| ProposeError::Unknown { reason: reason.to_owned() };
-        let commands = commands.map(|command| self.stamped(command));
+        let commands = batch(commands).map(|command| self.stamped(command));
         failpoint::reach("write-handed");
         // A closed channel means that the core never received the batch.
         let Ok(mut answers) = self.raft.client_write_many(commands).await else {
@@ -146,6 +148,17 @@ pub fn propose_error(e: ClientWriteError<crate::types::TypeConfig>) -> ProposeEr
         ClientWriteError::ChangeMembershipError(e) => ProposeError::Unknown { reason: e.to_string() },
         ClientWriteError::PreconditionFailed(e) => ProposeError::Unknown { reason: e.to_string() },
     }
+}
+
+/// Marks when a batch was handed over, for the metrics: now, unless it bears a mark already.
+pub fn batch(
+    commands: impl ExactSizeIterator<Item = SharedCommand>,
+) -> impl ExactSizeIterator<Item = SharedCommand> {
+    let now = Instant::now();
+    commands.enumerate().map(move |(place, command)| match place {
+        0 => command.handed_over(now),
+        _ => command,
+    })
 }
 
 pub fn shared(commands: Vec<Arc<Command>>) -> impl ExactSizeIterator<Item = SharedCommand> {

@@ -17,6 +17,7 @@ mod membership;
 mod network;
 mod node;
 mod server;
+pub mod stages;
 mod state_machine;
 mod status;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::Stream;
 use openraft::entry::RaftEntry;
@@ -14,8 +15,10 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 use vaultdb_kv::failpoint;
 use vaultdb_storage::log::LogStore;
+use vaultdb_storage::LogId;
 
 use crate::codec::LogPayload;
+use crate::stages::{Stage, Stages};
 use crate::types::{log_id, raft_log_id, raft_vote, vote, Entry, RaftLogId, RaftVote, TypeConfig};
 
 /// Most bytes of entries in one append request or one step of replay.
@@ -25,11 +28,12 @@ pub const READ_BYTES_MAX: usize = 2 * 1024 * 1024;
 #[derive(Clone)]
 pub struct LogAdapter {
     log: Arc<dyn LogStore<LogPayload>>,
+    stages: Arc<Stages>,
 }
 
 impl LogAdapter {
-    pub fn new(log: Arc<dyn LogStore<LogPayload>>) -> Self {
-        Self { log }
+    pub fn new(log: Arc<dyn LogStore<LogPayload>>, stages: Arc<Stages>) -> Self {
+        Self { log, stages }
     }
 
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -154,16 +158,25 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
     {
         // Of writes that are answered before they are committed; mostly none, and then no allocation.
         let mut accepted = Vec::new();
+        let now = Instant::now();
         let with_id = |e: Entry| {
             let (id, mut payload) = (log_id(&e.log_id), LogPayload::from(e.payload));
             if let LogPayload::Command(command) = &mut payload {
                 accepted.extend(command.take_hook().map(|hook| (id, hook)));
+                if let Some(handed_over) = command.take_handed_over() {
+                    self.stages.record(Stage::Propose, now.saturating_duration_since(handed_over));
+                }
             }
             (id, payload)
         };
-        let entries = entries.into_iter().map(with_id).collect();
+        let entries: Vec<(LogId, LogPayload)> = entries.into_iter().map(with_id).collect();
+        if let (Some((first, _)), Some((last, _))) = (entries.first(), entries.last()) {
+            self.stages.appended(first.index, last.index, now);
+        }
+        let stages = self.stages.clone();
         let done = move |result: io::Result<()>| {
             if result.is_ok() {
+                stages.record(Stage::Fsync, now.elapsed());
                 failpoint::reach("append-synced");
                 accepted.into_iter().for_each(|(id, hook)| hook.tell(id));
             }
@@ -192,7 +205,7 @@ mod tests {
     use tokio::sync::oneshot::error::TryRecvError;
     use vaultdb_kv::{Command, Key};
     use vaultdb_storage::log::{LogBounds, OnDurable};
-    use vaultdb_storage::{LogId, Vote};
+    use vaultdb_storage::Vote;
 
     use super::*;
     use crate::acceptance::AcceptHook;
@@ -244,7 +257,7 @@ mod tests {
         for fsync in [Ok(()), Err(io::Error::other("the disk is gone"))] {
             let succeeds = fsync.is_ok();
             let log = Arc::new(SlowLog::default());
-            let mut adapter = LogAdapter::new(log.clone());
+            let mut adapter = LogAdapter::new(log.clone(), Arc::new(Stages::new(None)));
             let command = Arc::new(Command::Delete { key: Key::new("k").unwrap() });
             let (hook, mut told) = AcceptHook::new();
             let command = SharedCommand::new(command).hooked(hook);

@@ -25,6 +25,7 @@ use crate::core::{shared, Core};
 use crate::identity::Member;
 use crate::log_store::LogAdapter;
 use crate::network::{Links, Network};
+use crate::stages::Stages;
 use crate::state_machine::StateMachineAdapter;
 use crate::transport::{Accept, Dial};
 use crate::types::{PeerNode, Raft};
@@ -212,16 +213,19 @@ impl Consensus {
         self.core.leadership.subscribe()
     }
 
-    /// Proposes on this node as the leader. One answer a command, in order, by the deadline.
+    /// Proposes on this node as the leader. One answer a command, in order, by the deadline. `since` is when
+    /// the batch was handed over, for the metrics.
     pub async fn propose(
         &self,
         batch: Vec<Arc<Command>>,
+        since: Instant,
         deadline: Instant,
     ) -> Vec<Result<Committed, ProposeError>> {
         let count = batch.len();
         let core = self.core.clone();
+        let commands = shared(batch).map(move |command| command.handed_over(since));
         // There, because the answers arrive one by one: the caller's thread is woken once, with all of them.
-        let proposed = self.core.runtime.spawn(async move { core.propose(shared(batch), deadline).await });
+        let proposed = self.core.runtime.spawn(async move { core.propose(commands, deadline).await });
         proposed.await.unwrap_or_else(|_| {
             vec![Err(ProposeError::Unknown { reason: "the consensus thread ended".into() }); count]
         })
@@ -283,6 +287,11 @@ impl Consensus {
         self.core.status()
     }
 
+    /// How long writes take on this node.
+    pub fn stages(&self) -> &Stages {
+        &self.core.stages
+    }
+
     pub fn store(&self) -> Arc<StateMachine> {
         self.core.store.clone()
     }
@@ -334,9 +343,11 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         runtime.clone(),
     );
     let (applied_tx, applied) = watch::channel(0);
-    let machine = StateMachineAdapter::new(stores.store.clone(), Arc::new(applied_tx));
+    let stages = Arc::new(Stages::new(stores.log.fsync_histogram()));
+    let machine = StateMachineAdapter::new(stores.store.clone(), Arc::new(applied_tx), stages.clone());
+    let log = LogAdapter::new(stores.log, stages.clone());
     let id = config.me.id;
-    let raft = Raft::new(id, raft_config, Network(links.clone()), LogAdapter::new(stores.log), machine)
+    let raft = Raft::new(id, raft_config, Network(links.clone()), log, machine)
         .await
         .map_err(|e| StartError::Raft(e.to_string()))?;
     if config.bootstrap && !raft.is_initialized().await.map_err(|e| StartError::Raft(e.to_string()))? {
@@ -353,6 +364,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         links,
         contacts,
         applied,
+        stages,
         fatal: watch::channel(None).0,
         unsettled: Arc::new(Semaphore::new(UNSETTLED_KIB_MAX as usize)),
         membership_change: tokio::sync::Mutex::new(()),

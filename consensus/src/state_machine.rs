@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -14,6 +15,7 @@ use vaultdb_kv::failpoint;
 use vaultdb_storage::{AppliedState, LogId, Op, Snapshot, StateMachine, StorageError};
 
 use crate::codec;
+use crate::stages::Stages;
 use crate::types::{
     log_id, raft_log_id, Entry, EntryPayload, Membership, RaftLogId, RaftSnapshot, RaftSnapshotMeta,
     StoredMembership, TypeConfig, WireMembership,
@@ -29,12 +31,13 @@ pub struct StateMachineAdapter {
     store: Arc<StateMachine>,
     /// Index of the last applied entry, sent after its effect is readable.
     applied: Arc<watch::Sender<u64>>,
+    stages: Arc<Stages>,
 }
 
 impl StateMachineAdapter {
-    pub fn new(store: Arc<StateMachine>, applied: Arc<watch::Sender<u64>>) -> Self {
+    pub fn new(store: Arc<StateMachine>, applied: Arc<watch::Sender<u64>>, stages: Arc<Stages>) -> Self {
         applied.send_replace(store.applied().log_id.map_or(0, |id| id.index));
-        Self { store, applied }
+        Self { store, applied, stages }
     }
 
     async fn blocking<T, F>(&self, work: F) -> io::Result<T>
@@ -46,9 +49,12 @@ impl StateMachineAdapter {
         spawn_blocking(move || work(&store)).await.map_err(io::Error::other)?.map_err(io::Error::other)
     }
 
-    async fn apply_run(&self, run: &mut Run) -> io::Result<()> {
-        let Some((last, _)) = run.entries.last() else { return Ok(()) };
-        let last = last.index;
+    /// `committed` is when openraft passed the entries on.
+    async fn apply_run(&self, run: &mut Run, committed: Instant) -> io::Result<()> {
+        let (Some((first, _)), Some((last, _))) = (run.entries.first(), run.entries.last()) else {
+            return Ok(());
+        };
+        let (first, last) = (first.index, last.index);
         let entries = std::mem::take(&mut run.entries);
         failpoint::reach("committed-unapplied");
         let answers = match self.store.try_apply(&entries).map_err(io::Error::other)? {
@@ -56,6 +62,8 @@ impl StateMachineAdapter {
             None => self.blocking(move |store| store.apply(&entries)).await?,
         };
         self.applied.send_replace(last);
+        // Before the answers, whose way is counted from here.
+        self.stages.applied(first, last, committed);
         failpoint::reach("applied-unanswered");
         for (responder, answer) in run.responders.drain(..).zip(answers) {
             if let Some(responder) = responder {
@@ -127,6 +135,7 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
+        let committed = Instant::now();
         let mut run = Run::default();
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
@@ -136,10 +145,10 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
             run.responders.push(responder);
             run.bytes += bytes;
             if run.entries.len() >= RUN_ENTRIES_MAX || run.bytes >= RUN_BYTES_MAX {
-                self.apply_run(&mut run).await?;
+                self.apply_run(&mut run, committed).await?;
             }
         }
-        self.apply_run(&mut run).await
+        self.apply_run(&mut run, committed).await
     }
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::type_config::alias;
@@ -26,11 +27,14 @@ pub struct SharedCommand(
     /// Only from the proposal to the log of the same node, and only of a write that wants to know.
     #[serde(skip)]
     Option<AcceptHook>,
+    /// When its batch was handed over. Only of a batch's first command, and as far as the hook goes.
+    #[serde(skip)]
+    Option<Instant>,
 );
 
 impl SharedCommand {
     pub fn new(command: Arc<Command>) -> Self {
-        Self(command, None)
+        Self(command, None, None)
     }
 
     pub fn hooked(mut self, hook: AcceptHook) -> Self {
@@ -40,6 +44,16 @@ impl SharedCommand {
 
     pub fn take_hook(&mut self) -> Option<AcceptHook> {
         self.1.take()
+    }
+
+    /// Marks the first command of a batch; an earlier mark stays.
+    pub fn handed_over(mut self, at: Instant) -> Self {
+        self.2.get_or_insert(at);
+        self
+    }
+
+    pub fn take_handed_over(&mut self) -> Option<Instant> {
+        self.2.take()
     }
 }
 

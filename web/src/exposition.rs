@@ -4,12 +4,12 @@
 
 use std::fmt::{Display, Write};
 
-use vaultdb_kv::Health;
+use vaultdb_kv::{Health, HistogramSnapshot};
 
 use crate::app::Worker;
 use crate::backend::Backend;
-use crate::metrics::{LatencySum, Metrics, LATENCY_BOUNDS_US};
-use crate::model::{ClusterStatus, ComponentHealth, NodeStatus};
+use crate::metrics::{Metrics, LATENCY_BOUNDS_US};
+use crate::model::{ClusterStatus, ComponentHealth, NodeStatus, WriteTimes};
 use crate::reply::{Media, Reply};
 
 impl<B: Backend> Worker<B> {
@@ -21,6 +21,9 @@ impl<B: Backend> Worker<B> {
             write_cluster(&mut page, cluster);
         }
         write_node(&mut page, &status);
+        if let Some(times) = &status.write_times {
+            write_times(&mut page, times);
+        }
         write_components(&mut page, &status.health.components);
         write_http(&mut page, &self.shared.metrics, self.shared.admission.requests_in_flight());
         Reply::new(Media::Metrics, page.text).at(status.store.revision)
@@ -79,6 +82,20 @@ fn write_node(page: &mut Page, status: &NodeStatus) {
         .value(Seconds(status.uptime_ms.saturating_mul(1_000)));
 }
 
+fn write_times(page: &mut Page, times: &WriteTimes) {
+    if let Some(fsync) = &times.wal_fsync {
+        page.histogram("vaultdb_wal_fsync_duration_seconds", "Time of each sync of the Raft log.")
+            .timed(&[], fsync);
+    }
+    let help =
+        "Time in each stage of a write: one record for each write in stage queue, one for each batch or \
+                append in the others.";
+    let mut family = page.histogram("vaultdb_write_stage_duration_seconds", help);
+    for (stage, times) in &times.stages {
+        family.timed(&[("stage", stage.as_str())], times);
+    }
+}
+
 fn write_components(page: &mut Page, components: &[ComponentHealth]) {
     let mut family = page.counter("vaultdb_component_restarts_total", "How often a component was rebuilt.");
     for component in components {
@@ -101,9 +118,10 @@ fn write_http(page: &mut Page, metrics: &Metrics, in_flight: usize) {
         family.labelled(&labels, series.count);
     }
     let help = "Time from a request's head to its answer.";
-    let mut family = page.family("vaultdb_http_request_duration_seconds", "histogram", help);
+    let mut family = page.histogram("vaultdb_http_request_duration_seconds", help);
     for series in metrics.latencies() {
-        family.histogram(&series);
+        let labels = [("route", series.route)];
+        family.buckets(&labels, &LATENCY_BOUNDS_US, &series.buckets, series.sum_us);
     }
 }
 
@@ -127,6 +145,10 @@ impl Page {
         self.family(name, "counter", help)
     }
 
+    fn histogram(&mut self, name: &'static str, help: &str) -> Family<'_> {
+        self.family(name, "histogram", help)
+    }
+
     fn family(&mut self, name: &'static str, kind: &str, help: &str) -> Family<'_> {
         put(&mut self.text, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
         Family { text: &mut self.text, name }
@@ -143,23 +165,31 @@ impl Family<'_> {
     }
 
     fn series(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
-        put(self.text, format_args!("{}{suffix}{{", self.name));
+        put(self.text, format_args!("{}{suffix}", self.name));
         for (index, (label, text)) in labels.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            put(self.text, format_args!("{comma}{label}=\"{}\"", LabelText(text)));
+            let before = if index == 0 { '{' } else { ',' };
+            put(self.text, format_args!("{before}{label}=\"{}\"", LabelText(text)));
         }
-        put(self.text, format_args!("}} {value}\n"));
+        let end = if labels.is_empty() { "" } else { "}" };
+        put(self.text, format_args!("{end} {value}\n"));
     }
 
-    fn histogram(&mut self, series: &LatencySum) {
+    fn timed(&mut self, labels: &[(&str, &str)], times: &HistogramSnapshot) {
+        let sum_us = u64::try_from(times.sum.as_micros()).unwrap_or(u64::MAX);
+        self.buckets(labels, times.bounds_us, &times.counts, sum_us);
+    }
+
+    /// One histogram. `counts` are those of each bucket alone: one for each bound, and one for the rest.
+    fn buckets(&mut self, labels: &[(&str, &str)], bounds_us: &[u64], counts: &[u64], sum_us: u64) {
         let mut cumulative = 0;
-        let bounds = LATENCY_BOUNDS_US.iter().map(|us| Seconds(*us).to_string()).chain(["+Inf".to_owned()]);
-        for (bound, count) in bounds.zip(series.buckets) {
+        let bounds = bounds_us.iter().map(|us| Seconds(*us).to_string()).chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(counts) {
             cumulative += count;
-            self.series("_bucket", &[("route", series.route), ("le", &bound)], cumulative);
+            let labels: Vec<_> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
+            self.series("_bucket", &labels, cumulative);
         }
-        self.series("_sum", &[("route", series.route)], Seconds(series.sum_us));
-        self.series("_count", &[("route", series.route)], cumulative);
+        self.series("_sum", labels, Seconds(sum_us));
+        self.series("_count", labels, cumulative);
     }
 }
 
@@ -201,6 +231,10 @@ impl Display for LabelText<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use vaultdb_kv::Histogram;
+
     use super::*;
 
     /// Numbers and labels are written as the format wants them.
@@ -212,5 +246,28 @@ mod tests {
         let mut page = Page::default();
         page.gauge("x", "Help.").labelled(&[("a", "q\"\\\n"), ("b", "2")], 7);
         assert_eq!(page.text, "# HELP x Help.\n# TYPE x gauge\nx{a=\"q\\\"\\\\\\n\",b=\"2\"} 7\n");
+    }
+
+    /// Buckets count what is in the ones before, too; the last one and the count are everything; the sum is
+    /// in seconds; and a histogram needs no labels of its own.
+    #[test]
+    fn histograms() {
+        let times = Histogram::new(&[100, 2_500]);
+        for us in [100, 101, 2_500, 3_000_000] {
+            times.record(Duration::from_micros(us));
+        }
+        let mut page = Page::default();
+        page.histogram("x_seconds", "Help.").timed(&[("stage", "s")], &times.snapshot());
+        let expected = "# HELP x_seconds Help.\n# TYPE x_seconds histogram\n\
+                        x_seconds_bucket{stage=\"s\",le=\"0.0001\"} 1\n\
+                        x_seconds_bucket{stage=\"s\",le=\"0.0025\"} 3\n\
+                        x_seconds_bucket{stage=\"s\",le=\"+Inf\"} 4\n\
+                        x_seconds_sum{stage=\"s\"} 3.002701\n\
+                        x_seconds_count{stage=\"s\"} 4\n";
+        assert_eq!(page.text, expected);
+        let mut page = Page::default();
+        page.histogram("x", "Help.").buckets(&[], &[], &[2], 5);
+        let expected = "x_bucket{le=\"+Inf\"} 2\nx_sum 0.000005\nx_count 2\n";
+        assert!(page.text.ends_with(expected), "{}", page.text);
     }
 }

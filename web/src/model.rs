@@ -3,5 +3,5 @@
 pub use vaultdb_actors::{
     CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
     Leader, Leadership, LogId, Member, MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer,
-    ReplicationStatus, StoreStats,
+    ReplicationStatus, Stage, Stages, StoreStats, WriteTimes,
 };

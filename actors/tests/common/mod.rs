@@ -16,7 +16,7 @@ use tokio::sync::{watch, Semaphore};
 use vaultdb_actors::port::{Acceptances, EntryFate, Lookup, Node, Outcomes, StoreStats};
 use vaultdb_actors::{
     ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, LogId, Member, MemberStatus,
-    NodeInfo, Options, ProposeError, RaftState, System, WorkerHandles,
+    NodeInfo, Options, ProposeError, RaftState, Stages, System, WorkerHandles,
 };
 use vaultdb_kv::{
     AdminError, Applied, ApplyResult, Command, Key, MemberAddr, NodeId, ReadError, Revision, Role, Versioned,
@@ -51,6 +51,7 @@ pub struct FakeNode {
     pub barrier_hangs: AtomicBool,
     pub peer_unreachable: AtomicBool,
     failed: watch::Sender<Option<String>>,
+    pub stages: Stages,
 }
 
 fn leader(id: NodeId) -> Leader {
@@ -73,6 +74,7 @@ impl FakeNode {
             barrier_hangs: AtomicBool::new(false),
             peer_unreachable: AtomicBool::new(false),
             failed: watch::Sender::new(None),
+            stages: Stages::new(None),
         })
     }
 
@@ -163,7 +165,12 @@ impl Node for Port {
         self.0.leadership.subscribe()
     }
 
-    fn propose(&self, batch: Vec<Arc<Command>>, deadline: Instant) -> BoxFuture<'static, Outcomes> {
+    fn propose(
+        &self,
+        batch: Vec<Arc<Command>>,
+        _: Instant,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Outcomes> {
         self.0.clone().run(None, batch, deadline)
     }
 
@@ -267,6 +274,10 @@ impl Node for Port {
             return Err(ReadError::Store { reason: "bad block".into() });
         }
         Ok(self.0.data.lock().get(key).cloned())
+    }
+
+    fn stages(&self) -> &Stages {
+        &self.0.stages
     }
 
     fn store_stats(&self) -> StoreStats {

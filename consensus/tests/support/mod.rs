@@ -146,7 +146,7 @@ impl Cluster {
     }
 
     pub async fn put(&self, node: usize, key: &str, value: &str, ms: u64) -> Result<Committed, ProposeError> {
-        self.nodes[node].propose(vec![set(key, value)], deadline(ms)).await.pop().unwrap()
+        self.nodes[node].propose(vec![set(key, value)], Instant::now(), deadline(ms)).await.pop().unwrap()
     }
 
     /// Writes through whoever leads among `of` until it is acknowledged.

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use vaultdb_kv::histogram::IO_BOUNDS_US;
 use vaultdb_kv::{
-    AdminError, Applied, ApplyResult, Attempt, Command, Consistency, Guarded, Health, IdempotencyKey, Key,
-    MemberAddr, ReadError, Revision, Role, Versioned, Write, WriteError,
+    AdminError, Applied, ApplyResult, Attempt, Command, Consistency, Guarded, Health, Histogram,
+    IdempotencyKey, Key, MemberAddr, ReadError, Revision, Role, Versioned, Write, WriteError,
 };
 use vaultdb_web::model::{
     CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
     Leader, Leadership, LogId, Member, MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer,
-    ReplicationStatus, StoreStats,
+    ReplicationStatus, Stage, Stages, StoreStats,
 };
 use vaultdb_web::Backend;
 
@@ -218,6 +219,8 @@ impl Backend for Fake {
             since_ms: 1_700_000_000_000,
             reason: Some("slow".into()),
         };
+        let stages = Stages::new(Some(Arc::new(Histogram::new(IO_BOUNDS_US))));
+        stages.record(Stage::Queue, Duration::from_micros(40));
         NodeStatus {
             node: NodeInfo {
                 name: "node0".into(),
@@ -233,6 +236,7 @@ impl Backend for Fake {
                 disk_bytes: 4_096,
                 cache: CacheStats { entries: 1, bytes: 2, hits: 3, misses: 4 },
             },
+            write_times: Some(stages.snapshot()),
             replication: ReplicationStatus { committed: 5, failed: 6, pending: 7, ..Default::default() },
             health: HealthReport { state: Health::Degraded, components: vec![component] },
         }

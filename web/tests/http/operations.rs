@@ -90,6 +90,10 @@ fn metrics() {
         "vaultdb_http_requests_total{route=\"unknown\",method=\"GET\",status=\"404\"} 1",
         "vaultdb_http_request_duration_seconds_count{route=\"/v1/kv/{key}\"} 3",
         "vaultdb_http_request_duration_seconds_bucket{route=\"/v1/kv/{key}\",le=\"+Inf\"} 3",
+        "vaultdb_wal_fsync_duration_seconds_count 0",
+        "vaultdb_write_stage_duration_seconds_bucket{stage=\"queue\",le=\"0.00005\"} 1",
+        "vaultdb_write_stage_duration_seconds_sum{stage=\"queue\"} 0.00004",
+        "vaultdb_write_stage_duration_seconds_count{stage=\"answer\"} 0",
     ] {
         assert!(text.lines().any(|have| have == line), "no {line} in\n{text}");
     }
