@@ -26,6 +26,7 @@ fn routes() {
             ("redirect", redirect),
             ("status", status),
             ("probes", probes),
+            ("stages of a write", stages_of_a_write),
             ("leadership moves", leadership_moves),
         ],
     );
@@ -226,6 +227,36 @@ fn probes(cluster: &mut Cluster) {
             assert!(!checks.is_empty(), "{}", verbose.text());
             assert!(checks.iter().all(|l| l.starts_with("[+]") && l.ends_with(" ok")), "{checks:?}");
         }
+    }
+}
+
+/// Each write that the leader took passes each stage, and a sync of the log was timed on every node.
+fn stages_of_a_write(cluster: &mut Cluster) {
+    const WRITES: u64 = 5;
+    let leader = cluster.leader();
+    let count = |cluster: &Cluster, node: usize, series: &str| {
+        let page = cluster.ask(node, &Request::get("/metrics")).text();
+        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {series} in\n{page}")).parse::<u64>().unwrap()
+    };
+    let stages = ["queue", "propose", "fsync", "quorum", "apply", "answer"];
+    let series = |stage| format!("vaultdb_write_stage_duration_seconds_count{{stage=\"{stage}\"}}");
+    let before = stages.map(|stage| count(cluster, leader, &series(stage)));
+    for i in 0..WRITES {
+        cluster.must_put(leader, &format!("stage{i}"), "v");
+    }
+    for (stage, before) in stages.iter().zip(before) {
+        eventually(stage, MOVE_LIMIT, || {
+            let passed = count(cluster, leader, &series(stage)) - before;
+            if passed >= WRITES {
+                Ok(())
+            } else {
+                Err(format!("{passed} of {WRITES}"))
+            }
+        });
+    }
+    for node in 0..3 {
+        assert!(count(cluster, node, "vaultdb_wal_fsync_duration_seconds_count") > 0, "node {node}");
     }
 }
 
