@@ -69,7 +69,12 @@ impl Shared {
     }
 
     fn refresh(&self, core: &Core) -> Result<(), StorageError> {
-        let gauge = core.engine().gauge()?;
+        let gauge = core.engine().gauge().map_err(|error| match error {
+            // A listing that failed.
+            StorageError::Io { .. } => error,
+            // The stage could not be written out: an idle store must not wait for the next write to say so.
+            other => core.fail(other),
+        })?;
         self.keys_estimate.store(gauge.keys_estimate, Ordering::Relaxed);
         self.disk_bytes.store(gauge.disk_bytes, Ordering::Relaxed);
         if gauge.background_errors > 0 {

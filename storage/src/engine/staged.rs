@@ -58,7 +58,7 @@ struct Shared {
     writing: Mutex<()>,
     orders: Mutex<Orders>,
     ordered: Condvar,
-    /// Why writing out failed on the thread; everything to come fails with it.
+    /// Why writing to RocksDB failed; everything to come fails with it.
     failure: OnceLock<String>,
 }
 
@@ -143,7 +143,6 @@ impl Shared {
             parking_lot::MutexGuard::unlocked(&mut orders, || {
                 if let Err(error) = self.write_out() {
                     log::error!("writing to RocksDB: {error}");
-                    self.failure.get_or_init(|| error.to_string());
                 }
             });
         }
@@ -174,8 +173,11 @@ impl Shared {
         };
         let is_idle = leaving.log_id == LogId::default() && own.is_none();
         let written = if is_idle { Ok(()) } else { self.rocks.write(&leaving, own) };
-        // Where writing failed, it stays readable: the node is unfit, and yet says nothing untrue.
-        written?;
+        if let Err(error) = written {
+            // What was leaving stays readable: the node is unfit, and yet says nothing untrue.
+            self.failure.get_or_init(|| error.to_string());
+            return Err(error);
+        }
         self.stages.write().leaving = None;
         if let Some(mut written) = Arc::into_inner(leaving) {
             written.data.clear();
