@@ -18,7 +18,7 @@ use vaultdb_kv::{Command, NodeId};
 use vaultdb_storage::LogId;
 
 use crate::api::ProposeError;
-use crate::core::{batch, propose_error, shared, Core};
+use crate::core::{marked, propose_error, shared, Core};
 use crate::link::LinkError;
 use crate::network::Lane;
 use crate::node::Consensus;
@@ -148,7 +148,7 @@ impl Core {
         let count = commands.len();
         let mut places: Option<OwnedSemaphorePermit> = None;
         let (mut hooked, mut hooks) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for command in batch(commands) {
+        for command in marked(commands, Instant::now()) {
             let place = self.unsettled.clone().try_acquire_many_owned(weight_kib(&command));
             match (place, &mut places) {
                 (Ok(place), Some(places)) => places.merge(place),

@@ -59,7 +59,7 @@ impl Core {
     ) -> Vec<Result<Committed, ProposeError>> {
         let count = commands.len();
         let unknown = |reason: &str| ProposeError::Unknown { reason: reason.to_owned() };
-        let commands = batch(commands).map(|command| self.stamped(command));
+        let commands = marked(commands, Instant::now()).map(|command| self.stamped(command));
         failpoint::reach("write-handed");
         // A closed channel means that the core never received the batch.
         let Ok(mut answers) = self.raft.client_write_many(commands).await else {
@@ -150,13 +150,13 @@ pub fn propose_error(e: ClientWriteError<crate::types::TypeConfig>) -> ProposeEr
     }
 }
 
-/// Marks when a batch was handed over, for the metrics: now, unless it bears a mark already.
-pub fn batch(
+/// Marks a batch, on its first command, with when it was handed over; an earlier mark stays.
+pub fn marked(
     commands: impl ExactSizeIterator<Item = SharedCommand>,
+    handed_over: Instant,
 ) -> impl ExactSizeIterator<Item = SharedCommand> {
-    let now = Instant::now();
     commands.enumerate().map(move |(place, command)| match place {
-        0 => command.handed_over(now),
+        0 => command.handed_over(handed_over),
         _ => command,
     })
 }

@@ -21,7 +21,7 @@ use crate::api::{ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, P
 use crate::barrier::ReadBarrier;
 use crate::codec::LogPayload;
 use crate::contacts::Contacts;
-use crate::core::{shared, Core};
+use crate::core::{marked, shared, Core};
 use crate::identity::Member;
 use crate::log_store::LogAdapter;
 use crate::network::{Links, Network};
@@ -223,7 +223,7 @@ impl Consensus {
     ) -> Vec<Result<Committed, ProposeError>> {
         let count = batch.len();
         let core = self.core.clone();
-        let commands = shared(batch).map(move |command| command.handed_over(since));
+        let commands = marked(shared(batch), since);
         // There, because the answers arrive one by one: the caller's thread is woken once, with all of them.
         let proposed = self.core.runtime.spawn(async move { core.propose(commands, deadline).await });
         proposed.await.unwrap_or_else(|_| {
