@@ -13,6 +13,7 @@ mod gauges;
 #[cfg(test)]
 mod install_tests;
 pub mod log;
+mod log_options;
 mod log_rules;
 mod mem_log;
 mod options;
@@ -26,8 +27,9 @@ pub mod types;
 pub use attempts::AttemptLimits;
 pub use disk_log::DiskLog;
 pub use error::StorageError;
+pub use log_options::LogOptions;
 pub use mem_log::MemLog;
-pub use options::{LogOptions, StoreOptions};
+pub use options::StoreOptions;
 pub use snapshot::{Snapshot, SnapshotFile, SnapshotMeta, SnapshotReceiver};
 pub use state_machine::{Lookup, StateMachine};
 pub use stats::{CacheStats, StoreStats};

@@ -13,10 +13,10 @@ mod error;
 mod input;
 #[path = "../../src/log.rs"]
 mod log;
+#[path = "../../src/log_options.rs"]
+mod log_options;
 #[path = "../../src/log_rules.rs"]
 mod log_rules;
-#[path = "../../src/options.rs"]
-mod options;
 #[path = "../../src/disk_log/sim_disk.rs"]
 mod sim_disk;
 mod truth;
@@ -30,7 +30,7 @@ use crate::disk_log::recover::recover;
 use crate::error::StorageError;
 use crate::input::Input;
 use crate::log::Payload;
-use crate::options::LogOptions;
+use crate::log_options::LogOptions;
 use crate::sim_disk::{Image, SimDisk};
 use crate::types::LogId;
 

@@ -44,8 +44,8 @@ use self::writer::{Op, Queued, Writer};
 use crate::durable_fs;
 use crate::error::StorageError;
 use crate::log::{LogBounds, LogStore, OnDurable, Payload};
+use crate::log_options::LogOptions;
 use crate::log_rules;
-use crate::options::LogOptions;
 use crate::types::{LogId, Vote};
 
 /// Entries that a read looks up at once, while nothing can be appended.

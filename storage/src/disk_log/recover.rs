@@ -17,8 +17,8 @@ use super::source::Source;
 use super::tail::Tail;
 use crate::error::StorageError;
 use crate::log::Payload;
+use crate::log_options::LogOptions;
 use crate::log_rules;
-use crate::options::LogOptions;
 
 /// Zeros that are written at once.
 const ZERO_BYTES: usize = 1 << 20;

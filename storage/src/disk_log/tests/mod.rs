@@ -14,8 +14,8 @@ use super::sim_disk::{Image, SimDisk};
 use super::{recover, DiskLog};
 use crate::error::StorageError;
 use crate::log::{LogStore, OnDurable, Payload};
+use crate::log_options::LogOptions;
 use crate::mem_log::MemLog;
-use crate::options::LogOptions;
 use crate::types::{LogId, Vote};
 
 /// Bytes of the smallest segment.
