@@ -85,6 +85,11 @@ pub enum ReadError {
     /// The local store had not reached what the read needs when the deadline passed.
     #[error("the local store is at revision {revision} and did not catch up before the deadline")]
     Behind { revision: Revision },
+    /// The local store may lack writes that were acknowledged longer ago than the read allows.
+    #[error(
+        "the local store is not known to be fresher than {known_ms:?} ms, the read allows {allowed_ms} ms"
+    )]
+    TooStale { known_ms: Option<u64>, allowed_ms: u64 },
     #[error("too many requests are in flight, or this one waited here until its deadline")]
     Overloaded,
     #[error("the node is starting or stopping")]

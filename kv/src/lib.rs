@@ -15,7 +15,7 @@ pub mod member;
 pub mod units;
 
 pub use command::{Applied, ApplyResult, Command};
-pub use consistency::Consistency;
+pub use consistency::{Consistency, Freshness};
 pub use error::{AdminError, BadInput, ReadError, WriteError};
 pub use guard::{Attempt, Condition, Fingerprint, Guarded, IdempotencyKey, Write};
 pub use histogram::{Histogram, HistogramSnapshot};
