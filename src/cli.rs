@@ -98,7 +98,7 @@ struct RunArgs {
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]
     config: Option<OsString>,
-    /// Default level of reads: linearizable or stale [default: linearizable]
+    /// Default level of reads: linearizable, lease or stale [default: linearizable]
     #[arg(long, value_name = "LEVEL")]
     read_consistency: Option<OsString>,
     /// Open /v1/faults (testing and demonstrations)

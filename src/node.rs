@@ -177,7 +177,11 @@ fn usize_of(value: u64) -> usize {
 }
 
 fn actor_options(config: &Config) -> Options {
-    Options { fault_injection: config.enable_fault_injection, ..Options::default() }
+    Options {
+        fault_injection: config.enable_fault_injection,
+        share_reads: config.read_sharing,
+        ..Options::default()
+    }
 }
 
 fn web_options(config: &Config) -> WebOptions {
@@ -219,5 +223,6 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
             cache_bytes: usize_of(config.wal_cache_bytes),
             ..LogOptions::default()
         },
+        share_reads: config.read_sharing,
     }
 }

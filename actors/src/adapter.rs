@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest, Leadership};
 use vaultdb_consensus::stages::Stages;
 use vaultdb_consensus::Consensus;
-use vaultdb_kv::{AdminError, Command, Key, NodeId, ReadError, Revision, Versioned};
+use vaultdb_kv::{AdminError, Command, Freshness, Key, NodeId, ReadError, Revision, Versioned};
 use vaultdb_storage::{StateMachine, StorageError};
 
 use crate::port::{Acceptances, EntryFate, LogId, Lookup, Node, Outcomes, StoreStats};
@@ -80,9 +80,13 @@ impl Node for ConsensusNode {
         self.store.fate(entry)
     }
 
-    fn read_barrier(&self, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>> {
+    fn is_fresh(&self, wanted: &Freshness) -> bool {
+        self.consensus.is_fresh(wanted)
+    }
+
+    fn freshen(&self, wanted: Freshness, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>> {
         let consensus = self.consensus.clone();
-        async move { consensus.read_barrier(deadline).await }.boxed()
+        async move { consensus.freshen(&wanted, deadline).await }.boxed()
     }
 
     fn join(

@@ -34,6 +34,7 @@ pub struct BootOptions {
     pub raft: RaftOptions,
     pub store: StoreOptions,
     pub log: LogOptions,
+    pub share_reads: bool,
 }
 
 /// Why a node did not start.
@@ -89,6 +90,7 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
         raft: options.raft,
         store: options.store,
         log: options.log,
+        share_reads: options.share_reads,
     };
     // Opening the stores reads the disk and replays the log's files.
     let started = tokio::task::spawn_blocking(move || Consensus::start(config)).await;

@@ -14,7 +14,7 @@ use actix::dev::{Request, ToEnvelope};
 use actix::{Actor, Arbiter, Handler, MailboxError, Message};
 use tokio::time::{sleep, timeout, timeout_at};
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership};
-use vaultdb_kv::{AdminError, Command, Consistency, Health, Key, ReadError, Revision, WriteError};
+use vaultdb_kv::{AdminError, Command, Consistency, Freshness, Health, Key, ReadError, Revision, WriteError};
 
 use crate::gate::{Gate, REBUILD_POLL};
 use crate::health::PROBE_KEY;
@@ -32,6 +32,8 @@ use crate::store::StoreActor;
 /// A read changes nothing, so one that lost its actor is asked once more. Not more often: the read
 /// itself may be what kills the actor.
 const READ_ATTEMPTS_MAX: u32 = 2;
+/// How long after its deadline a read still listens for its answer.
+const ANSWER_GRACE: Duration = Duration::from_millis(30);
 /// An actor that does not answer a question about itself by then is passed over.
 const STATUS_PATIENCE: Duration = Duration::from_millis(100);
 /// Longest time for each check of [`WorkerHandles::health`].
@@ -121,18 +123,19 @@ impl WorkerHandles {
     pub async fn read(
         &self,
         key: Key,
-        consistency: Consistency,
+        freshness: Freshness,
         deadline: Instant,
     ) -> Result<ReadAnswer, ReadError> {
         for _ in 0..READ_ATTEMPTS_MAX {
-            let message = ReadKey { key: key.clone(), consistency, deadline };
+            let message = ReadKey { key: key.clone(), freshness, deadline };
             let Some(request) = self.reach(&self.store, message, deadline).await else { break };
-            match timeout_at(deadline.into(), request).await {
+            // Whoever waits for the leader answers by the deadline and knows more of why.
+            match timeout_at((deadline + ANSWER_GRACE).into(), request).await {
                 Ok(Ok(answer)) => return answer,
                 Ok(Err(_)) => {}
                 Err(_) => {
-                    return Err(match consistency {
-                        Consistency::Linearizable => ReadError::NoLeader,
+                    return Err(match freshness.consistency {
+                        Consistency::Linearizable | Consistency::Lease => ReadError::NoLeader,
                         Consistency::Stale => ReadError::Overloaded,
                     })
                 }
@@ -148,21 +151,25 @@ impl WorkerHandles {
     pub async fn fate(
         &self,
         entry: LogId,
-        consistency: Consistency,
+        freshness: Freshness,
         deadline: Instant,
     ) -> Result<(EntryFate, Revision), ReadError> {
-        if consistency == Consistency::Linearizable {
-            let request = self.reach(&self.shared.raft, ReadIndex { deadline }, deadline).await;
-            let request = request.ok_or(ReadError::Unavailable)?;
-            match timeout_at(deadline.into(), request).await {
-                Ok(Ok(confirmed)) => confirmed?,
-                Ok(Err(_)) => return Err(ReadError::Unavailable),
-                Err(_) => return Err(ReadError::NoLeader),
-            }
-        }
         let node = self.shared.node().ok_or(ReadError::Unavailable)?;
+        if !node.is_fresh(&freshness) {
+            self.read_index(freshness, deadline).await?;
+        }
         let revision = node.revision();
         Ok((node.fate(entry), revision))
+    }
+
+    async fn read_index(&self, freshness: Freshness, deadline: Instant) -> Result<(), ReadError> {
+        let request = self.reach(&self.shared.raft, ReadIndex { freshness, deadline }, deadline).await;
+        let request = request.ok_or(ReadError::Unavailable)?;
+        match timeout_at((deadline + ANSWER_GRACE).into(), request).await {
+            Ok(Ok(confirmed)) => confirmed,
+            Ok(Err(_)) => Err(ReadError::Unavailable),
+            Err(_) => Err(ReadError::NoLeader),
+        }
     }
 
     /// Makes a node a member. Idempotent.
@@ -257,20 +264,13 @@ impl WorkerHandles {
 
     async fn check_store(&self) -> Option<String> {
         let key = Key::new(PROBE_KEY).ok()?;
-        let read = self.read(key, Consistency::Stale, Instant::now() + CHECK_MAX).await;
+        let read = self.read(key, Consistency::Stale.into(), Instant::now() + CHECK_MAX).await;
         read.err().map(|error| error.to_string())
     }
 
     async fn check_barrier(&self) -> Option<String> {
-        let deadline = Instant::now() + CHECK_MAX;
-        let Some(request) = self.reach(&self.shared.raft, ReadIndex { deadline }, deadline).await else {
-            return Some(ReadError::Unavailable.to_string());
-        };
-        match timeout_at(deadline.into(), request).await {
-            Ok(Ok(read)) => read.err().map(|error| error.to_string()),
-            Ok(Err(_)) => Some(ReadError::Unavailable.to_string()),
-            Err(_) => Some(ReadError::NoLeader.to_string()),
-        }
+        let read = self.read_index(Consistency::Linearizable.into(), Instant::now() + CHECK_MAX).await;
+        read.err().map(|error| error.to_string())
     }
 
     /// What the supervisor saw and did after event `since`, oldest first.

@@ -20,6 +20,7 @@ mod pending;
 pub mod port;
 mod queue;
 mod raft_node;
+mod rounds;
 mod sentinel;
 mod shared;
 mod slot;

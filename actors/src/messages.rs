@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use actix::{ArbiterHandle, Message};
 use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest};
-use vaultdb_kv::{AdminError, Command, Consistency, Key, ReadError, Revision, Versioned};
+use vaultdb_kv::{AdminError, Command, Freshness, Key, ReadError, Revision, Versioned};
 
 use crate::port::{Node, Outcomes, StoreStats};
 use crate::queue::Item;
@@ -43,10 +43,11 @@ impl Handed {
     }
 }
 
-/// Waits until the local store may be read linearizably.
+/// Waits until the local store is as fresh as wanted.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), ReadError>")]
 pub(crate) struct ReadIndex {
+    pub freshness: Freshness,
     pub deadline: Instant,
 }
 
@@ -76,7 +77,7 @@ pub(crate) struct GetStatus;
 #[rtype(result = "Result<ReadAnswer, ReadError>")]
 pub(crate) struct ReadKey {
     pub key: Key,
-    pub consistency: Consistency,
+    pub freshness: Freshness,
     pub deadline: Instant,
 }
 

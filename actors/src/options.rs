@@ -13,6 +13,8 @@ pub struct Options {
     pub batch_commands_max: usize,
     /// Most reads of one web worker that wait for the disk at once.
     pub disk_reads_max: usize,
+    /// Whether reads that wait for the leader at the same time share one question to it.
+    pub share_reads: bool,
     /// Time between two probes of a component.
     pub probe_interval: Duration,
     /// A probe that took longer is missed.
@@ -43,6 +45,7 @@ impl Default for Options {
             pending_bytes_max: 64 * 1024 * 1024,
             batch_commands_max: 512,
             disk_reads_max: 64,
+            share_reads: true,
             probe_interval: Duration::from_millis(150),
             probe_timeout: Duration::from_millis(500),
             probes_missed_degraded: 2,

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use vaultdb_consensus::api::{ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, ProposeError};
 use vaultdb_consensus::stages::Stages;
-use vaultdb_kv::{AdminError, Command, Key, NodeId, ReadError, Revision, Versioned};
+use vaultdb_kv::{AdminError, Command, Freshness, Key, NodeId, ReadError, Revision, Versioned};
 
 pub use vaultdb_storage::{CacheStats, EntryFate, LogId, Lookup, StoreStats};
 
@@ -49,8 +49,10 @@ pub trait Node: Send + Sync + 'static {
     ) -> BoxFuture<'static, Acceptances>;
     /// What became of a log entry, as far as this node has applied. From memory.
     fn fate(&self, entry: LogId) -> EntryFate;
-    /// Ends once the local store may be read linearizably.
-    fn read_barrier(&self, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>>;
+    /// Whether the local store may be read as it is; cheap enough for each request.
+    fn is_fresh(&self, wanted: &Freshness) -> bool;
+    /// Ends once the local store is as fresh as wanted.
+    fn freshen(&self, wanted: Freshness, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>>;
     fn join(
         &self,
         request: JoinRequest,

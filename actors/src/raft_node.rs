@@ -51,7 +51,7 @@ impl Handler<ReadIndex> for RaftNodeActor {
     type Result = Response<Result<(), ReadError>>;
 
     fn handle(&mut self, msg: ReadIndex, _: &mut Context<Self>) -> Self::Result {
-        Response::fut(self.node.read_barrier(msg.deadline))
+        Response::fut(self.node.freshen(msg.freshness, msg.deadline))
     }
 }
 

@@ -2,30 +2,73 @@
 //! is a message without a change of thread.
 //!
 //! Must never touch the disk on the arbiter: what the cache and memory cannot answer goes to the
-//! blocking pool, bounded.
+//! blocking pool, bounded. Waits for freshness with all reads of its worker together (see [`crate::rounds`]).
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
 use actix::{Actor, Context, Handler, MessageResult, Response};
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
-use vaultdb_kv::{Consistency, Key, ReadError, Revision, Versioned};
+use vaultdb_kv::{Consistency, Freshness, Key, ReadError, Revision, Versioned};
 
 use crate::messages::{impl_common_handlers, GetStoreStatus, ReadAnswer, ReadKey};
 use crate::port::{Lookup, Node};
+use crate::rounds::Rounds;
 use crate::sentinel::Sentinel;
 use crate::slot::unbound_mailbox;
 
 pub(crate) struct StoreActor {
     node: Arc<dyn Node>,
     disk_reads: Arc<Semaphore>,
+    /// `None` where each read is to pay for itself.
+    rounds: Option<Shared>,
     _sentinel: Sentinel,
 }
 
+struct Shared {
+    linearizable: Rounds,
+    lease: Rounds,
+}
+
 impl StoreActor {
-    pub fn new(node: Arc<dyn Node>, disk_reads_max: usize, sentinel: Sentinel) -> Self {
-        Self { node, disk_reads: Arc::new(Semaphore::new(disk_reads_max)), _sentinel: sentinel }
+    /// To be called on the worker's thread.
+    pub fn new(node: Arc<dyn Node>, disk_reads_max: usize, share_reads: bool, sentinel: Sentinel) -> Self {
+        let rounds = |level| Rounds::new(node.clone(), level);
+        let rounds = share_reads.then(|| Shared {
+            linearizable: rounds(Consistency::Linearizable),
+            lease: rounds(Consistency::Lease),
+        });
+        Self { node, disk_reads: Arc::new(Semaphore::new(disk_reads_max)), rounds, _sentinel: sentinel }
+    }
+
+    /// Ends once the local store is as fresh as wanted; `None` when it is so already.
+    fn freshen(
+        &self,
+        wanted: Freshness,
+        deadline: Instant,
+    ) -> Option<impl Future<Output = Result<(), ReadError>>> {
+        if self.node.is_fresh(&wanted) {
+            return None;
+        }
+        let node = self.node.clone();
+        let round = self.rounds.as_ref().and_then(|rounds| match wanted.consistency {
+            Consistency::Linearizable => Some(rounds.linearizable.join(deadline)),
+            Consistency::Lease => Some(rounds.lease.join(deadline)),
+            Consistency::Stale => None,
+        });
+        Some(async move {
+            let Some(round) = round else { return node.freshen(wanted, deadline).await };
+            round.await.unwrap_or(Err(ReadError::Unavailable))?;
+            match wanted.min_revision {
+                Some(least) if node.revision() < least => {
+                    let rest = Freshness { consistency: Consistency::Stale, ..wanted };
+                    node.freshen(rest, deadline).await
+                }
+                Some(_) | None => Ok(()),
+            }
+        })
     }
 }
 
@@ -52,33 +95,25 @@ impl Handler<ReadKey> for StoreActor {
         if Instant::now() >= msg.deadline {
             return Response::reply(Err(ReadError::Overloaded));
         }
-        match msg.consistency {
-            Consistency::Stale => {
-                let before = self.node.revision();
-                match self.node.try_get(&msg.key) {
-                    Ok(Lookup::Ready(found)) => Response::reply(Ok(answer(before, found))),
-                    Ok(Lookup::NeedsDisk) => Response::fut(read_disk(
-                        self.node.clone(),
-                        self.disk_reads.clone(),
-                        msg.key,
-                        before,
-                        msg.deadline,
-                    )),
-                    Err(error) => Response::reply(Err(error)),
+        let (node, disk_reads) = (self.node.clone(), self.disk_reads.clone());
+        let Some(fresh) = self.freshen(msg.freshness, msg.deadline) else {
+            let before = self.node.revision();
+            return match self.node.try_get(&msg.key) {
+                Ok(Lookup::Ready(found)) => Response::reply(Ok(answer(before, found))),
+                Ok(Lookup::NeedsDisk) => {
+                    Response::fut(read_disk(node, disk_reads, msg.key, before, msg.deadline))
                 }
+                Err(error) => Response::reply(Err(error)),
+            };
+        };
+        Response::fut(async move {
+            fresh.await?;
+            let before = node.revision();
+            match node.try_get(&msg.key)? {
+                Lookup::Ready(found) => Ok(answer(before, found)),
+                Lookup::NeedsDisk => read_disk(node, disk_reads, msg.key, before, msg.deadline).await,
             }
-            Consistency::Linearizable => {
-                let (node, disk_reads) = (self.node.clone(), self.disk_reads.clone());
-                Response::fut(async move {
-                    node.read_barrier(msg.deadline).await?;
-                    let before = node.revision();
-                    match node.try_get(&msg.key)? {
-                        Lookup::Ready(found) => Ok(answer(before, found)),
-                        Lookup::NeedsDisk => read_disk(node, disk_reads, msg.key, before, msg.deadline).await,
-                    }
-                })
-            }
-        }
+        })
     }
 }
 

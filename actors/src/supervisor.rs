@@ -274,11 +274,11 @@ impl Handler<RegisterWorker> for Supervisor {
 
     fn handle(&mut self, msg: RegisterWorker, ctx: &mut Context<Self>) {
         let shared = self.shared().clone();
-        let disk_reads_max = shared.options.disk_reads_max;
+        let (disk_reads_max, share_reads) = (shared.options.disk_reads_max, shared.options.share_reads);
         let attached = shared.node().is_some() && self.position(ComponentId::Raft).is_some();
         let component = Slotted::new(msg.slot, move |sentinel| {
             let node = shared.node().expect("store actors are built only once consensus is attached");
-            StoreActor::new(node.clone(), disk_reads_max, sentinel)
+            StoreActor::new(node.clone(), disk_reads_max, share_reads, sentinel)
         });
         let index = self.add(Box::new(component), Place::Worker(msg.arbiter));
         if attached {

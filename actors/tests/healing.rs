@@ -33,7 +33,7 @@ async fn a_panicking_actor_is_rebuilt() {
         assert!(worker.inject(name, Fault::Panic).await);
         until("it was rebuilt", || async { bench.restarts(name).await == 1 }).await;
         worker.submit(set(name), within(5_000)).await.unwrap();
-        let read = worker.read(key(name), Consistency::Linearizable, within(5_000)).await.unwrap();
+        let read = worker.read(key(name), Consistency::Linearizable.into(), within(5_000)).await.unwrap();
         assert_eq!(&read.found.unwrap().value[..], b"v");
         for what in [EventKind::FaultInjected, EventKind::Failed, EventKind::Restarted] {
             assert!(saw(worker, name, what).await, "{name} {what:?}");
@@ -221,14 +221,14 @@ async fn reads() {
     for needs_disk in [false, true] {
         bench.fake.needs_disk.store(needs_disk, Ordering::SeqCst);
         for consistency in [Consistency::Stale, Consistency::Linearizable] {
-            let read = worker.read(key("k"), consistency, within(5_000)).await.unwrap();
+            let read = worker.read(key("k"), consistency.into(), within(5_000)).await.unwrap();
             assert_eq!((read.found.unwrap().revision, read.revision), (1, 1));
-            assert_eq!(worker.read(key("x"), consistency, within(5_000)).await.unwrap().found, None);
+            assert_eq!(worker.read(key("x"), consistency.into(), within(5_000)).await.unwrap().found, None);
         }
     }
     bench.fake.barrier_hangs.store(true, Ordering::SeqCst);
-    assert!(worker.read(key("k"), Consistency::Linearizable, within(30)).await.is_err());
-    assert!(worker.read(key("k"), Consistency::Stale, within(5_000)).await.is_ok());
+    assert!(worker.read(key("k"), Consistency::Linearizable.into(), within(30)).await.is_err());
+    assert!(worker.read(key("k"), Consistency::Stale.into(), within(5_000)).await.is_ok());
 }
 
 /// Each check of readiness and liveness fails for its own reason and names it.
@@ -268,7 +268,7 @@ async fn a_store_actor_ends_with_its_worker() {
     arbiter.spawn_fn(move || {
         actix_rt::spawn(async move {
             let worker = handles.worker();
-            worker.read(key("k"), Consistency::Stale, within(5_000)).await.unwrap();
+            worker.read(key("k"), Consistency::Stale.into(), within(5_000)).await.unwrap();
             actix::Arbiter::current().stop();
         });
     });

@@ -32,6 +32,9 @@ pub struct Config {
     pub inmem: bool,
     /// Level of a read that asks for none.
     pub read_consistency: Consistency,
+    /// Whether the reads that wait for the leader at the same time share one question to it. Off, each pays
+    /// a quorum round of its own, one after another: for measuring what sharing gains.
+    pub read_sharing: bool,
     /// Opens `/v1/faults`. For tests and demonstrations only.
     pub enable_fault_injection: bool,
     /// What is logged: `level` or `module=level`, separated by commas.
@@ -96,6 +99,7 @@ impl Default for Config {
             join: Vec::new(),
             inmem: false,
             read_consistency: Consistency::Linearizable,
+            read_sharing: true,
             enable_fault_injection: false,
             log: "info".into(),
             election_timeout_ms_min: 300,

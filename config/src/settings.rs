@@ -67,6 +67,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     row!(join, raw => raw.list()?.iter().map(|text| join_address(text)).collect::<Result<_, _>>()?),
     row!(inmem, raw => raw.boolean()?),
     row!(read_consistency, raw => consistency(raw.text()?)?),
+    row!(read_sharing, raw => raw.boolean()?),
     row!(enable_fault_injection, raw => raw.boolean()?),
     row!(log, raw => log_filter(raw.text()?)?),
     within!(number, election_timeout_ms_min, 10..=MINUTE_MS),
@@ -106,7 +107,7 @@ fn join_address(text: &str) -> Result<String, String> {
 }
 
 fn consistency(text: &str) -> Result<Consistency, String> {
-    text.parse().map_err(|_| format!("{} is not one of linearizable, stale", quote(text)))
+    text.parse().map_err(|_| format!("{} is not one of linearizable, lease, stale", quote(text)))
 }
 
 /// Checks `level` and `module=level`, separated by commas. A bare word that is no level is refused:

@@ -7,6 +7,7 @@ use std::time::Instant;
 use futures::StreamExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
+use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::ReadPolicy;
 use tokio::sync::{watch, Mutex, Semaphore};
 use tokio::time::timeout_at;
@@ -17,9 +18,10 @@ use crate::api::{Committed, Leader, Leadership, ProposeError};
 use crate::contacts::Contacts;
 use crate::identity::Member;
 use crate::network::{Lane, Links};
+use crate::node::Timing;
 use crate::stages::Stages;
 use crate::types::{log_id, Raft, SharedCommand};
-use crate::wire::{Request, Response};
+use crate::wire::{Proof, Request, Response};
 
 pub struct Core {
     pub me: Member,
@@ -37,7 +39,7 @@ pub struct Core {
     pub unsettled: Arc<Semaphore>,
     /// Held by the one change of membership that runs at a time.
     pub membership_change: Mutex<()>,
-    pub election_timeout_ms_max: u64,
+    pub timing: Timing,
     /// When this process began: what its clock counts from as a leader.
     pub started: Instant,
     /// The consensus runtime.
@@ -96,13 +98,18 @@ impl Core {
         command
     }
 
-    /// Index up to which this leader's state must be applied before a read that begins now. A quorum
-    /// has confirmed the leadership after the call began.
+    /// Index up to which this leader's state must be applied before a read that begins now. By
+    /// [`Proof::Quorum`] a quorum has confirmed the leadership after the call began.
     ///
     /// # Errors
     /// In words, when this node does not lead or no quorum confirms it in time.
-    pub async fn read_index_local(&self) -> Result<u64, String> {
-        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+    pub async fn read_index_local(&self, proof: Proof) -> Result<u64, String> {
+        let wanted = match proof {
+            Proof::Quorum => LinearizerOption::from(ReadPolicy::ReadIndex),
+            // Asks a quorum, as above, where the lease has run out.
+            Proof::Lease => LinearizerOption::new(Some(self.timing.read_lease()), true),
+        };
+        match self.raft.get_read_linearizer(wanted).await {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(e) => Err(e.to_string()),
         }
@@ -112,13 +119,13 @@ impl Core {
     ///
     /// # Errors
     /// In words, when there is no leader or it does not confirm.
-    pub async fn read_index(&self) -> Result<u64, String> {
+    pub async fn read_index(&self, proof: Proof) -> Result<u64, String> {
         let leadership = self.leadership();
         let Some(leader) = &leadership.leader else { return Err("no leader is known".into()) };
         if leadership.is_local {
-            return self.read_index_local().await;
+            return self.read_index_local(proof).await;
         }
-        match self.link(leader).call(Request::ReadIndex).await {
+        match self.link(leader).call(Request::ReadIndex(proof)).await {
             Ok(Response::ReadIndex(index)) => Ok(index),
             Ok(Response::Refused(reason)) => Err(reason),
             Ok(other) => Err(format!("unexpected answer {other:?}")),

@@ -278,7 +278,7 @@ impl Core {
             .filter(|(id, _)| {
                 self.contacts
                     .since(**id)
-                    .is_some_and(|t| t < Duration::from_millis(self.election_timeout_ms_max))
+                    .is_some_and(|t| t < Duration::from_millis(self.timing.election_timeout_ms_max))
             })
             .max_by_key(|(_, matched)| matched.as_ref().map_or(0, |id| id.index()))
             .map(|(id, _)| *id)

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{watch, Semaphore};
-use vaultdb_kv::{AdminError, Command, NodeId, ReadError};
+use vaultdb_kv::{AdminError, Command, Freshness, NodeId, ReadError};
 use vaultdb_storage::log::LogStore;
 use vaultdb_storage::{DiskLog, LogOptions, MemLog, StateMachine, StorageError, StoreOptions};
 
@@ -47,6 +47,8 @@ pub struct ConsensusConfig {
     pub raft: RaftOptions,
     pub store: StoreOptions,
     pub log: LogOptions,
+    /// Off, each read pays a round of its own: what sharing is measured against.
+    pub share_reads: bool,
 }
 
 /// How consensus is tuned.
@@ -67,6 +69,21 @@ pub struct Timing {
     pub heartbeat_interval_ms: u64,
     pub election_timeout_ms_min: u64,
     pub election_timeout_ms_max: u64,
+}
+
+impl Timing {
+    /// How long a leader answers [`vaultdb_kv::Consistency::Lease`] reads after a quorum confirmed it.
+    /// Shorter than [`Timing::vote_pause`] by a quarter: so much may one node's clock run faster than
+    /// another's.
+    pub fn read_lease(&self) -> Duration {
+        self.vote_pause() * 3 / 4
+    }
+
+    /// How long a node that heard from a leader, or may have before it was restarted, votes for no other.
+    /// openraft keeps to the longest election timeout, but forgets it when the process ends.
+    pub fn vote_pause(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_ms_min)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -248,13 +265,19 @@ impl Consensus {
         .await
     }
 
-    /// Returns when a linearizable read may be served from the local store.
+    /// Whether the local store may be read as it is. Cheap: meant for each read.
+    pub fn is_fresh(&self, wanted: &Freshness) -> bool {
+        self.reads.is_fresh(wanted)
+    }
+
+    /// Returns once the local store is as fresh as wanted.
     ///
     /// # Errors
-    /// [`ReadError::NoLeader`] when no confirmed leader was found in time, [`ReadError::Behind`] when the
-    /// local store did not catch up with it, [`ReadError::Overloaded`], [`ReadError::Unavailable`].
-    pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ReadError> {
-        self.reads.wait(deadline).await
+    /// [`ReadError::NoLeader`] when no confirmed leader was found in time, [`ReadError::TooStale`] likewise
+    /// for a read of bounded staleness, [`ReadError::Behind`] when the local store did not catch up,
+    /// [`ReadError::Overloaded`], [`ReadError::Unavailable`].
+    pub async fn freshen(&self, wanted: &Freshness, deadline: Instant) -> Result<(), ReadError> {
+        self.reads.freshen(wanted, deadline).await
     }
 
     /// Adds a node as a learner; it becomes a voter once it has caught up. Idempotent, on any node.
@@ -368,7 +391,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         fatal: watch::channel(None).0,
         unsettled: Arc::new(Semaphore::new(UNSETTLED_KIB_MAX as usize)),
         membership_change: tokio::sync::Mutex::new(()),
-        election_timeout_ms_max: config.raft.timing.election_timeout_ms_max,
+        timing: config.raft.timing,
         started: Instant::now(),
         runtime,
     });
@@ -376,7 +399,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     tokio::spawn(status::watch_leadership(core.clone()));
     tokio::spawn(status::ping_peers(core.clone()));
     tokio::spawn(core.clone().tend_membership());
-    let reads = ReadBarrier::spawn(core.clone());
+    let reads = ReadBarrier::spawn(core.clone(), config.share_reads);
     Ok((core, reads))
 }
 

@@ -198,8 +198,14 @@ fn deadline(ms: u64) -> Instant {
 
 async fn answer(core: &Core, request: Request) -> Response {
     match request {
-        Request::Vote(call) => vote_answer(core.raft.vote(vote_request(call)).await),
-        Request::PreVote(call) => vote_answer(core.raft.pre_vote(vote_request(call)).await),
+        Request::Vote(call) => {
+            wait_to_vote(core, &call).await;
+            vote_answer(core.raft.vote(vote_request(call)).await)
+        }
+        Request::PreVote(call) => {
+            wait_to_vote(core, &call).await;
+            vote_answer(core.raft.pre_vote(vote_request(call)).await)
+        }
         Request::TransferLeader { from, to, last } => {
             let request = TransferLeaderRequest::new(raft_vote(from), to, last.map(raft_log_id));
             match core.raft.handle_transfer_leader(request).await {
@@ -208,7 +214,7 @@ async fn answer(core: &Core, request: Request) -> Response {
                 Err(e) => Response::Refused(e.to_string()),
             }
         }
-        Request::ReadIndex => match core.read_index_local().await {
+        Request::ReadIndex(proof) => match core.read_index_local(proof).await {
             Ok(index) => Response::ReadIndex(index),
             Err(reason) => Response::Refused(reason),
         },
@@ -231,6 +237,16 @@ async fn answer(core: &Core, request: Request) -> Response {
         | Request::SnapshotBegin(_)
         | Request::SnapshotChunk(_)
         | Request::SnapshotEnd => Response::Refused("out of place".into()),
+    }
+}
+
+/// A node that has just started has forgotten which leader it heard from, and with it the leader's lease:
+/// its vote waits until every lease that it may have granted before is over. A leader that gives its place
+/// away ends its lease itself.
+async fn wait_to_vote(core: &Core, call: &VoteCall) {
+    if !call.leadership_transfer {
+        let free_to_vote = core.started + core.timing.vote_pause();
+        tokio::time::sleep_until(free_to_vote.into()).await;
     }
 }
 

@@ -99,7 +99,7 @@ pub enum Request {
         to: NodeId,
         last: Option<LogId>,
     },
-    ReadIndex,
+    ReadIndex(Proof),
     Propose {
         commands: Vec<SharedCommand>,
         deadline_ms: u64,
@@ -120,6 +120,15 @@ pub enum Request {
         commands: Vec<SharedCommand>,
         deadline_ms: u64,
     },
+}
+
+/// How a leader makes sure that it still leads before it names a read index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proof {
+    /// A quorum confirms it.
+    Quorum,
+    /// A quorum confirmed it less than [`crate::Timing::read_lease`] ago.
+    Lease,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ async fn accept(cluster: &Cluster, node: usize, command: Arc<Command>) -> Result
 
 /// What a linearizable question to a node tells.
 async fn fate(cluster: &Cluster, node: usize, entry: LogId) -> EntryFate {
-    cluster.nodes[node].read_barrier(deadline(10_000)).await.unwrap();
+    cluster.nodes[node].freshen(&Consistency::Linearizable.into(), deadline(10_000)).await.unwrap();
     cluster.nodes[node].store().fate(entry)
 }
 

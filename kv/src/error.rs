@@ -3,6 +3,8 @@
 //! A write that failed is either *not applied* (a plain retry is safe) or *unknown* (it may appear
 //! later). Nothing here may blur the two.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -86,10 +88,12 @@ pub enum ReadError {
     #[error("the local store is at revision {revision} and did not catch up before the deadline")]
     Behind { revision: Revision },
     /// The local store may lack writes that were acknowledged longer ago than the read allows.
-    #[error(
-        "the local store is not known to be fresher than {known_ms:?} ms, the read allows {allowed_ms} ms"
-    )]
-    TooStale { known_ms: Option<u64>, allowed_ms: u64 },
+    #[error("{}", too_stale(*.allowed, *.staleness))]
+    TooStale {
+        allowed: Duration,
+        /// Since when the store may lack writes; `None` when it never heard from a leader.
+        staleness: Option<Duration>,
+    },
     #[error("too many requests are in flight, or this one waited here until its deadline")]
     Overloaded,
     #[error("the node is starting or stopping")]
@@ -97,6 +101,17 @@ pub enum ReadError {
     /// The store failed; the node is unfit.
     #[error("the store failed: {reason}")]
     Store { reason: String },
+}
+
+fn too_stale(allowed: Duration, staleness: Option<Duration>) -> String {
+    let allowed = allowed.as_millis();
+    match staleness {
+        Some(staleness) => format!(
+            "this node last heard from a leader {} ms ago, the read allows {allowed} ms",
+            staleness.as_millis()
+        ),
+        None => format!("this node never heard from a leader, the read allows {allowed} ms"),
+    }
 }
 
 /// Why a change of membership or leadership was not made.

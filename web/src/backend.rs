@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
-use vaultdb_kv::{AdminError, Applied, Command, Consistency, Key, ReadError, Revision, WriteError};
+use vaultdb_kv::{AdminError, Applied, Command, Freshness, Key, ReadError, Revision, WriteError};
 
 use crate::model::{
     CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, LogId, NodeStatus, ReadAnswer,
@@ -31,14 +31,14 @@ pub trait Backend: 'static {
     fn fate(
         &self,
         entry: LogId,
-        consistency: Consistency,
+        freshness: Freshness,
         deadline: Instant,
     ) -> impl Future<Output = Result<(EntryFate, Revision), ReadError>>;
 
     fn read(
         &self,
         key: Key,
-        consistency: Consistency,
+        freshness: Freshness,
         deadline: Instant,
     ) -> impl Future<Output = Result<ReadAnswer, ReadError>>;
 

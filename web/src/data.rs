@@ -9,16 +9,18 @@ use bytes::Bytes;
 use tokio::time::{sleep_until, Instant as TimerInstant};
 use vaultdb_kv::limits::{BATCH_BYTES_MAX, KEY_BYTES_MAX};
 use vaultdb_kv::{
-    failpoint, Applied, ApplyResult, Consistency, Key, ReadError, Revision, Versioned, Write, WriteError,
+    failpoint, Applied, ApplyResult, Consistency, Freshness, Key, ReadError, Revision, Versioned, Write,
+    WriteError,
 };
 
 use crate::admission::Permit;
 use crate::app::{by_deadline, Call, Worker};
 use crate::backend::Backend;
 use crate::body::{read_body, BodyLimit};
-use crate::guards::Guards;
+use crate::guards::{is_current, Guards};
 use crate::json;
 use crate::key_path::{echo, key_from_path, text_key_from_path};
+use crate::model::ReadAnswer;
 use crate::params::{Ack, Params};
 use crate::problem::{Code, Effect, Problem};
 use crate::reply::{Media, Reply};
@@ -136,6 +138,9 @@ impl<B: Backend> Worker<B> {
     /// `GET /v1/kv/{key}`: the value's bytes.
     pub(crate) async fn get_raw(&self, call: Call<'_>) -> Result<Reply, Problem> {
         let read = self.read(&call, key_from_path).await?.1;
+        if is_current(call.http.headers(), read.found.revision) {
+            return Ok(read.not_modified(Media::Raw));
+        }
         let value = read.found.value.clone();
         Ok(read.reply(Media::Raw, value))
     }
@@ -143,6 +148,9 @@ impl<B: Backend> Worker<B> {
     /// `GET /key/{key}`: `{"key":"value"}`.
     pub(crate) async fn get_json(&self, call: Call<'_>) -> Result<Reply, Problem> {
         let (key, read) = self.read(&call, text_key_from_path).await?;
+        if is_current(call.http.headers(), read.found.revision) {
+            return Ok(read.not_modified(Media::Json));
+        }
         match pair_json(key.as_bytes(), &read.found.value) {
             Some(body) => Ok(read.reply(Media::Json, body.into())),
             None => {
@@ -163,10 +171,11 @@ impl<B: Backend> Worker<B> {
     ) -> Result<(Key, Read), Problem> {
         let _permit = self.shared.admission.admit()?;
         let params = call.params()?;
-        let consistency = params.consistency.unwrap_or(self.shared.options.read_consistency);
+        let freshness = params.freshness(self.shared.options.read_consistency)?;
+        let consistency = freshness.consistency;
         let key = key_of(call.raw_key).map_err(|problem| problem.of_read(consistency))?;
         let deadline = call.deadline(&params, self.shared.options.request_timeout);
-        let answer = self.read_by(key.clone(), consistency, deadline).await;
+        let answer = self.read_by(key.clone(), freshness, deadline).await;
         let answer = answer.map_err(|error| Problem::from(error).of_read(consistency))?;
         let revision = answer.revision;
         match answer.found {
@@ -182,15 +191,11 @@ impl<B: Backend> Worker<B> {
     pub(crate) async fn read_by(
         &self,
         key: Key,
-        consistency: Consistency,
+        freshness: Freshness,
         deadline: Instant,
-    ) -> Result<crate::model::ReadAnswer, ReadError> {
-        let answer = by_deadline(deadline, self.backend.read(key, consistency, deadline)).await;
-        answer.unwrap_or(Err(match consistency {
-            Consistency::Linearizable => ReadError::NoLeader,
-            // It needs nobody else, so its own store did not answer.
-            Consistency::Stale => ReadError::Unavailable,
-        }))
+    ) -> Result<ReadAnswer, ReadError> {
+        let answer = by_deadline(deadline, self.backend.read(key, freshness, deadline)).await;
+        answer.unwrap_or_else(|| Err(silent(freshness.consistency)))
     }
 
     /// Does a write; a condition that does not hold and a name that is taken are errors.
@@ -275,11 +280,25 @@ impl<B: Backend> Worker<B> {
 }
 
 impl Read {
+    /// The client has this revision already.
+    fn not_modified(self, media: Media) -> Reply {
+        Reply { status: StatusCode::NOT_MODIFIED, ..self.reply(media, Bytes::new()) }
+    }
+
     fn reply(self, media: Media, body: Bytes) -> Reply {
         let mut reply = Reply::new(media, body).at(self.revision);
         reply.consistency = Some(self.consistency);
         reply.etag = Some(self.found.revision);
         reply
+    }
+}
+
+/// What a node that did not answer in time must have been waiting for.
+pub(crate) fn silent(consistency: Consistency) -> ReadError {
+    match consistency {
+        Consistency::Linearizable | Consistency::Lease => ReadError::NoLeader,
+        // It needs nobody else, so its own store did not answer.
+        Consistency::Stale => ReadError::Unavailable,
     }
 }
 

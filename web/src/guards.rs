@@ -77,6 +77,21 @@ impl Guards {
     }
 }
 
+/// Whether `If-None-Match` of a read names this revision: the client need not be sent it again. A tag that
+/// this server never made names none.
+pub(crate) fn is_current(headers: &HeaderMap, revision: Revision) -> bool {
+    let is_named = |tag: &str| {
+        // Weak comparison (RFC 9110, section 13.1.2).
+        let tag = tag.strip_prefix("W/").unwrap_or(tag);
+        let digits = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        tag == "*" || digits.is_some_and(|digits| digits == revision.to_string())
+    };
+    headers
+        .get_all(IF_NONE_MATCH)
+        .filter_map(|value| value.to_str().ok())
+        .any(|text| text.split(',').any(|tag| is_named(tag.trim())))
+}
+
 /// Refuses every guard, where none is honoured.
 ///
 /// # Errors

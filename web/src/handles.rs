@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use vaultdb_actors::WorkerHandles;
-use vaultdb_kv::{AdminError, Applied, Command, Consistency, Key, ReadError, Revision, WriteError};
+use vaultdb_kv::{AdminError, Applied, Command, Freshness, Key, ReadError, Revision, WriteError};
 
 use crate::backend::Backend;
 use crate::model::{
@@ -24,14 +24,14 @@ impl Backend for WorkerHandles {
     async fn fate(
         &self,
         entry: LogId,
-        level: Consistency,
+        freshness: Freshness,
         deadline: Instant,
     ) -> Result<(EntryFate, Revision), ReadError> {
-        WorkerHandles::fate(self, entry, level, deadline).await
+        WorkerHandles::fate(self, entry, freshness, deadline).await
     }
 
-    async fn read(&self, key: Key, level: Consistency, deadline: Instant) -> Result<ReadAnswer, ReadError> {
-        WorkerHandles::read(self, key, level, deadline).await
+    async fn read(&self, key: Key, freshness: Freshness, deadline: Instant) -> Result<ReadAnswer, ReadError> {
+        WorkerHandles::read(self, key, freshness, deadline).await
     }
 
     async fn status(&self) -> NodeStatus {

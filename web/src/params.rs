@@ -1,14 +1,13 @@
 //! Query parameters.
 //!
-//! A parameter that the contract defines and this server does not honour yet is refused:
-//! ignoring it would let a client believe in a promise that nobody keeps. Others are ignored.
+//! A parameter of the contract is honoured in full or refused; others are ignored.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use vaultdb_kv::limits::REQUEST_TIMEOUT_MS_MAX;
 use vaultdb_kv::units::parse_duration;
-use vaultdb_kv::{BadInput, Consistency};
+use vaultdb_kv::{BadInput, Consistency, Freshness, Revision};
 
 use crate::key_path::percent_decode;
 use crate::problem::{Code, Problem};
@@ -17,6 +16,9 @@ use crate::problem::{Code, Problem};
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// Largest `?timeout=`.
 const TIMEOUT_MAX: Duration = Duration::from_millis(REQUEST_TIMEOUT_MS_MAX);
+
+/// Smallest `?max_staleness=`.
+const STALENESS_MIN: Duration = Duration::from_millis(1);
 
 /// When a write is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub(crate) enum Ack {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Params {
     pub(crate) consistency: Option<Consistency>,
+    pub(crate) max_staleness: Option<Duration>,
+    pub(crate) min_revision: Option<Revision>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) redirect: Option<bool>,
     pub(crate) ack: Option<Ack>,
@@ -39,7 +43,7 @@ pub(crate) struct Params {
 
 impl Params {
     /// # Errors
-    /// 400 `invalid_parameter` for a malformed, repeated or not yet supported parameter.
+    /// 400 `invalid_parameter` for a malformed or repeated parameter.
     pub(crate) fn parse(query: Option<&str>) -> Result<Self, Problem> {
         let mut params = Params::default();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -59,10 +63,30 @@ impl Params {
                 Ok(())
             }
             "ack" => once(&mut self.ack, "ack", parse_ack(&decode(value)?)?),
-            "max_staleness" => Err(refuse("max_staleness", "not supported yet")),
-            "min_revision" => Err(refuse("min_revision", "not supported yet")),
+            "max_staleness" => {
+                once(&mut self.max_staleness, "max_staleness", parse_staleness(&decode(value)?)?)
+            }
+            "min_revision" => once(&mut self.min_revision, "min_revision", parse_revision(&decode(value)?)?),
             _ => Ok(()),
         }
+    }
+}
+
+impl Params {
+    /// How fresh the state must be that a read sees. A bound on its staleness asks for `stale`, where the
+    /// level is not given.
+    ///
+    /// # Errors
+    /// 400 `invalid_parameter` for a bound on the staleness of a level that has none.
+    pub(crate) fn freshness(&self, default: Consistency) -> Result<Freshness, Problem> {
+        let implied = if self.max_staleness.is_some() { Consistency::Stale } else { default };
+        let consistency = self.consistency.unwrap_or(implied);
+        if self.max_staleness.is_some() && consistency != Consistency::Stale {
+            let reason = format!("goes with consistency=stale; a {consistency} read is never stale");
+            return Err(refuse("max_staleness", reason));
+        }
+        let Params { max_staleness, min_revision, .. } = *self;
+        Ok(Freshness { consistency, max_staleness, min_revision })
     }
 }
 
@@ -87,9 +111,6 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, Problem> {
 }
 
 fn parse_consistency(text: &str) -> Result<Consistency, Problem> {
-    if text == "lease" {
-        return Err(refuse("consistency", "\"lease\" is not supported yet"));
-    }
     Ok(text.parse::<Consistency>()?)
 }
 
@@ -100,6 +121,19 @@ fn parse_timeout(text: &str) -> Result<Duration, Problem> {
     } else {
         Err(refuse("timeout", format!("must be from 1ms to {}s", TIMEOUT_MAX.as_secs())))
     }
+}
+
+fn parse_staleness(text: &str) -> Result<Duration, Problem> {
+    let staleness = parse_duration(text).map_err(|reason| refuse("max_staleness", reason))?;
+    if staleness < STALENESS_MIN {
+        return Err(refuse("max_staleness", "must be at least 1ms"));
+    }
+    Ok(staleness)
+}
+
+fn parse_revision(text: &str) -> Result<Revision, Problem> {
+    let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    number.ok_or_else(|| refuse("min_revision", "must be a revision: a whole number"))
 }
 
 fn parse_ack(text: &str) -> Result<Ack, Problem> {
@@ -141,12 +175,30 @@ mod tests {
         assert_eq!(Params::parse(None).expect("none"), Params::default());
     }
 
-    /// What is malformed, out of bounds, repeated or promised for later is refused and named.
+    /// A bound on staleness asks for a stale read; other levels have none. A least revision goes with all.
+    #[test]
+    fn freshness_of_a_read() {
+        let of = |query| Params::parse(Some(query)).and_then(|p| p.freshness(Consistency::Linearizable));
+        let stale = Freshness::from(Consistency::Stale);
+        let half = Some(Duration::from_millis(500));
+        assert_eq!(of("").expect("the default"), Freshness::default());
+        assert_eq!(of("consistency=stale").expect("stale"), stale);
+        let bounded = Freshness { max_staleness: half, ..stale };
+        assert_eq!(of("consistency=stale&max_staleness=500ms").expect("bounded"), bounded);
+        assert_eq!(of("max_staleness=500ms").expect("implied"), bounded);
+        let lease = Freshness { min_revision: Some(7), ..Consistency::Lease.into() };
+        assert_eq!(of("min_revision=7&consistency=lease").expect("lease"), lease);
+        for level in ["linearizable", "lease"] {
+            let problem = of(&format!("consistency={level}&max_staleness=1s")).expect_err("never stale");
+            assert!(problem.detail.contains("consistency=stale"), "{}", problem.detail);
+        }
+    }
+
+    /// What is malformed, out of bounds or repeated is refused and named.
     #[test]
     fn refuses_parameters() {
         for (query, named) in [
             ("consistency=strong", "consistency"),
-            ("consistency=lease", "not supported yet"),
             ("consistency", "consistency"),
             ("timeout=5", "timeout"),
             ("timeout=0ms", "timeout"),
@@ -157,8 +209,13 @@ mod tests {
             ("redirect", "redirect"),
             ("ack=all", "ack"),
             ("ack=leader&ack=leader", "more than once"),
-            ("max_staleness=1s", "max_staleness"),
-            ("min_revision=1", "min_revision"),
+            ("max_staleness=1", "max_staleness"),
+            ("max_staleness=0ms", "max_staleness"),
+            ("max_staleness=1s&max_staleness=1s", "more than once"),
+            ("min_revision=-1", "min_revision"),
+            ("min_revision=+1", "min_revision"),
+            ("min_revision=", "min_revision"),
+            ("min_revision=18446744073709551616", "min_revision"),
             ("timeout=%zz", "percent"),
         ] {
             let problem = Params::parse(Some(query)).expect_err(query);

@@ -43,6 +43,7 @@ pub(crate) enum Code {
     UnsupportedMediaType,
     Overloaded,
     NoLeader,
+    TooStale,
     Behind,
     Starting,
     OutcomeUnknown,
@@ -114,6 +115,9 @@ impl Code {
                 ("overloaded", StatusCode::TOO_MANY_REQUESTS, "Too many requests are in flight")
             }
             Code::NoLeader => ("no_leader", StatusCode::SERVICE_UNAVAILABLE, "The cluster has no leader"),
+            Code::TooStale => {
+                ("too_stale", StatusCode::SERVICE_UNAVAILABLE, "The node is staler than the read allows")
+            }
             Code::Behind => ("behind", StatusCode::SERVICE_UNAVAILABLE, "The node lags behind"),
             Code::Starting => {
                 ("starting", StatusCode::SERVICE_UNAVAILABLE, "The node is starting or stopping")
@@ -135,7 +139,7 @@ impl Code {
         match self {
             Code::Overloaded => Some(RETRY_OVERLOADED_MS),
             Code::NoLeader => Some(RETRY_NO_LEADER_MS),
-            Code::Behind => Some(RETRY_BEHIND_MS),
+            Code::Behind | Code::TooStale => Some(RETRY_BEHIND_MS),
             Code::Starting => Some(RETRY_STARTING_MS),
             Code::InvalidJson
             | Code::InvalidKey
@@ -293,6 +297,7 @@ impl From<ReadError> for Problem {
         let (code, revision) = match &error {
             ReadError::NoLeader => (Code::NoLeader, None),
             ReadError::Behind { revision } => (Code::Behind, Some(*revision)),
+            ReadError::TooStale { .. } => (Code::TooStale, None),
             ReadError::Overloaded => (Code::Overloaded, None),
             ReadError::Unavailable => (Code::Starting, None),
             ReadError::Store { .. } => (Code::Internal, None),

@@ -5,10 +5,11 @@ use std::time::Instant;
 use actix_web::http::header::HeaderValue;
 use actix_web::http::StatusCode;
 use serde::Serialize;
-use vaultdb_kv::{Consistency, ReadError, Revision, Write, WriteError};
+use vaultdb_kv::{Revision, Write, WriteError};
 
 use crate::app::{by_deadline, Call, Worker};
 use crate::backend::Backend;
+use crate::data::silent;
 use crate::key_path::echo;
 use crate::model::{EntryFate, LogId};
 use crate::problem::{Code, Problem};
@@ -46,15 +47,12 @@ impl<B: Backend> Worker<B> {
     pub(crate) async fn write_state(&self, call: Call<'_>) -> Result<Reply, Problem> {
         let _permit = self.shared.admission.admit()?;
         let params = call.params()?;
-        let consistency = params.consistency.unwrap_or(self.shared.options.read_consistency);
+        let freshness = params.freshness(self.shared.options.read_consistency)?;
+        let consistency = freshness.consistency;
         let entry = entry(call.raw_key).map_err(|problem| problem.of_read(consistency))?;
         let deadline = call.deadline(&params, self.shared.options.request_timeout);
-        let answer = by_deadline(deadline, self.backend.fate(entry, consistency, deadline)).await;
-        let silent = || match consistency {
-            Consistency::Linearizable => Err(ReadError::NoLeader),
-            Consistency::Stale => Err(ReadError::Unavailable),
-        };
-        let answer = answer.unwrap_or_else(silent);
+        let answer = by_deadline(deadline, self.backend.fate(entry, freshness, deadline)).await;
+        let answer = answer.unwrap_or_else(|| Err(silent(consistency)));
         let (fate, revision) = answer.map_err(|error| Problem::from(error).of_read(consistency))?;
         let LogId { term, index: log_index } = entry;
         let state = match fate {

@@ -19,7 +19,8 @@ use vaultdb_actors::{
     NodeInfo, Options, ProposeError, RaftState, Stages, System, WorkerHandles,
 };
 use vaultdb_kv::{
-    AdminError, Applied, ApplyResult, Command, Key, MemberAddr, NodeId, ReadError, Revision, Role, Versioned,
+    AdminError, Applied, ApplyResult, Command, Consistency, Freshness, Key, MemberAddr, NodeId, ReadError,
+    Revision, Role, Versioned,
 };
 
 /// What becomes of a batch.
@@ -201,7 +202,11 @@ impl Node for Port {
         }
     }
 
-    fn read_barrier(&self, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>> {
+    fn is_fresh(&self, wanted: &Freshness) -> bool {
+        wanted.consistency == Consistency::Stale
+    }
+
+    fn freshen(&self, _: Freshness, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>> {
         let hangs = self.0.barrier_hangs.load(Ordering::SeqCst);
         async move {
             if hangs {

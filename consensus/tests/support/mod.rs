@@ -12,7 +12,7 @@ use pipes::Pipes;
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, ProposeError};
 use vaultdb_consensus::identity::Identity;
 use vaultdb_consensus::{Consensus, ConsensusConfig, RaftOptions, Timing};
-use vaultdb_kv::{Command, Key, MemberAddr, ReadError, Role};
+use vaultdb_kv::{Command, Consistency, Key, MemberAddr, ReadError, Role};
 
 /// How long a test waits for any one condition.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -87,6 +87,7 @@ impl Cluster {
             },
             store: Default::default(),
             log: Default::default(),
+            share_reads: true,
         };
         self.nodes.push(Consensus::start(config).unwrap());
         self.nodes.len() - 1
@@ -162,7 +163,7 @@ impl Cluster {
     }
 
     pub async fn read(&self, node: usize, key: &str, ms: u64) -> Result<Option<String>, ReadError> {
-        self.nodes[node].read_barrier(deadline(ms)).await?;
+        self.nodes[node].freshen(&Consistency::Linearizable.into(), deadline(ms)).await?;
         Ok(self.read_stale(node, key))
     }
 

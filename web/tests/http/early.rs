@@ -56,7 +56,7 @@ fn states() {
         assert_eq!(answer.header("vault-consistency"), Some("linearizable"));
     }
     assert_eq!(server.get("/v1/writes/3-101?consistency=stale").header("vault-consistency"), Some("stale"));
-    assert_eq!(server.fake.0.last_read.lock().unwrap().unwrap().0, Consistency::Stale);
+    assert_eq!(server.fake.0.last_read.lock().unwrap().unwrap().0.consistency, Consistency::Stale);
     let forgotten = server.get("/v1/writes/3-0");
     assert!(forgotten.problem(404, "write_not_known").get("applied").is_none());
     server.fake.hang(true);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use vaultdb_kv::histogram::IO_BOUNDS_US;
 use vaultdb_kv::{
-    AdminError, Applied, ApplyResult, Attempt, Command, Consistency, Guarded, Health, Histogram,
+    AdminError, Applied, ApplyResult, Attempt, Command, Freshness, Guarded, Health, Histogram,
     IdempotencyKey, Key, MemberAddr, ReadError, Revision, Role, Versioned, Write, WriteError,
 };
 use vaultdb_web::model::{
@@ -30,7 +30,7 @@ pub struct State {
     pub admin_errors: Mutex<VecDeque<AdminError>>,
     pub checks: Mutex<Vec<CheckResult>>,
     pub joined: Mutex<Vec<JoinRequest>>,
-    pub last_read: Mutex<Option<(Consistency, Duration)>>,
+    pub last_read: Mutex<Option<(Freshness, Duration)>>,
     /// While set, calls do not come back.
     pub hang: AtomicBool,
     /// Calls that hang now.
@@ -160,11 +160,11 @@ impl Backend for Fake {
     async fn fate(
         &self,
         entry: LogId,
-        level: Consistency,
+        freshness: Freshness,
         deadline: Instant,
     ) -> Result<(EntryFate, Revision), ReadError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        *self.0.last_read.lock().unwrap() = Some((level, left));
+        *self.0.last_read.lock().unwrap() = Some((freshness, left));
         self.pass().await;
         if let Some(error) = self.0.read_errors.lock().unwrap().pop_front() {
             return Err(error);
@@ -178,9 +178,9 @@ impl Backend for Fake {
         Ok((fate, self.revision()))
     }
 
-    async fn read(&self, key: Key, level: Consistency, deadline: Instant) -> Result<ReadAnswer, ReadError> {
+    async fn read(&self, key: Key, freshness: Freshness, deadline: Instant) -> Result<ReadAnswer, ReadError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        *self.0.last_read.lock().unwrap() = Some((level, left));
+        *self.0.last_read.lock().unwrap() = Some((freshness, left));
         self.pass().await;
         if let Some(error) = self.0.read_errors.lock().unwrap().pop_front() {
             return Err(error);

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use vaultdb_kv::Consistency;
+use vaultdb_kv::{Consistency, Freshness};
 
 use crate::server::{TestServer, WORKERS};
 
@@ -123,15 +123,23 @@ fn consistency_and_timeout_reach_the_node() {
 
     let got = server.get("/v1/kv/k");
     assert_eq!(got.header("vault-consistency"), Some("stale"));
-    let (level, left) = last();
-    assert_eq!(level, Consistency::Stale);
+    let (wanted, left) = last();
+    assert_eq!(wanted, Consistency::Stale.into());
     assert!(left > Duration::from_secs(5) && left <= Duration::from_secs(7), "{left:?}");
 
     let got = server.get("/key/k?consistency=linearizable&timeout=60s&unknown=1");
     assert_eq!(got.header("vault-consistency"), Some("linearizable"));
-    let (level, left) = last();
-    assert_eq!(level, Consistency::Linearizable);
+    let (wanted, left) = last();
+    assert_eq!(wanted, Consistency::Linearizable.into());
     assert!(left > Duration::from_secs(50), "{left:?}");
+
+    let got = server.get("/v1/kv/k?max_staleness=500ms&min_revision=3");
+    assert_eq!(got.header("vault-consistency"), Some("stale"));
+    let bounded = Freshness { max_staleness: Some(Duration::from_millis(500)), ..Consistency::Stale.into() };
+    assert_eq!(last().0, Freshness { min_revision: Some(3), ..bounded });
+    let got = server.get("/v1/kv/k?consistency=lease");
+    assert_eq!(got.header("vault-consistency"), Some("lease"));
+    server.get("/v1/kv/k?consistency=lease&max_staleness=1s").problem(400, "invalid_parameter");
 }
 
 /// Requests on many connections at once each get their own answer; a backend is made for each worker.
