@@ -9,6 +9,7 @@ use std::sync::Arc;
 use support::{deadline, eventually, set, Cluster};
 use vaultdb_consensus::api::ProposeError;
 use vaultdb_kv::Command;
+use vaultdb_kv::Consistency;
 use vaultdb_storage::{EntryFate, LogId};
 
 async fn accept(cluster: &Cluster, node: usize, command: Arc<Command>) -> Result<LogId, ProposeError> {

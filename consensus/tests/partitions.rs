@@ -51,6 +51,20 @@ async fn a_leader_that_is_cut_off_answers_nothing() {
     }
 }
 
+/// A read that finds no leader says so whenever its deadline falls, never that the node stops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_without_a_leader_say_so() {
+    let cluster = Cluster::start(3).await;
+    let alone = cluster.leader().await;
+    cluster.cut(&[alone], &cluster.others(&[alone]));
+    // Deadlines that fall into every phase of a round, its retries included.
+    let reads = (1..=400).map(|ms| cluster.read(alone, "k", 900 + ms));
+    for (read, ms) in futures::future::join_all(reads).await.into_iter().zip(1..) {
+        assert_eq!(read, Err(ReadError::NoLeader), "deadline {ms}");
+    }
+    cluster.stop().await;
+}
+
 /// Without a majority nothing is acknowledged, and once it is back everything goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn halves_without_a_majority_stand_still() {

@@ -178,7 +178,8 @@ mod tests {
     /// A bound on staleness asks for a stale read; other levels have none. A least revision goes with all.
     #[test]
     fn freshness_of_a_read() {
-        let of = |query| Params::parse(Some(query)).and_then(|p| p.freshness(Consistency::Linearizable));
+        let of =
+            |query: &str| Params::parse(Some(query)).and_then(|p| p.freshness(Consistency::Linearizable));
         let stale = Freshness::from(Consistency::Stale);
         let half = Some(Duration::from_millis(500));
         assert_eq!(of("").expect("the default"), Freshness::default());

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use actix_web::body::None as NoBody;
 use actix_web::http::header::{
     HeaderName, HeaderValue, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LOCATION,
     RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
@@ -105,7 +106,11 @@ impl Reply {
         if let Some(location) = self.location {
             builder.insert_header((LOCATION, location));
         }
-        builder.body(self.body)
+        match self.status {
+            // An empty body would tell its own length, not the value's.
+            StatusCode::NOT_MODIFIED => builder.body(NoBody::new()),
+            _ => builder.body(self.body),
+        }
     }
 }
 

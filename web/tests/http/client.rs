@@ -105,11 +105,12 @@ impl Conn {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         let mut answer = Answer { status, headers, body: Vec::new() };
-        let length: usize = answer.header("content-length").unwrap().parse().unwrap();
-        if !head_only {
-            answer.body.resize(length, 0);
-            self.0.read_exact(&mut answer.body).unwrap();
+        if head_only || status == 304 {
+            return answer;
         }
+        let length: usize = answer.header("content-length").unwrap().parse().unwrap();
+        answer.body.resize(length, 0);
+        self.0.read_exact(&mut answer.body).unwrap();
         answer
     }
 

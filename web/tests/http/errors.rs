@@ -42,6 +42,7 @@ fn read_errors() {
     let rows = [
         (ReadError::NoLeader, 503, "no_leader"),
         (ReadError::Behind { revision: 41 }, 503, "behind"),
+        (ReadError::TooStale { allowed: Duration::from_secs(1), staleness: None }, 503, "too_stale"),
         (ReadError::Overloaded, 429, "overloaded"),
         (ReadError::Unavailable, 503, "starting"),
         (ReadError::Store { reason: "rot".into() }, 500, "internal"),

@@ -67,6 +67,38 @@ fn raw_values_round_trip() {
     assert_eq!(server.delete("/v1/kv/bin").ok(), serde_json::json!({"deleted": true, "revision": 3}));
 }
 
+/// A client that names the revision it has is not sent the value again; any other tag names none.
+#[test]
+fn not_modified() {
+    let server = TestServer::start();
+    server.put("/v1/kv/k", "v").ok();
+    server.put("/v1/kv/k", "w").ok();
+    let mut conn = server.conn();
+    for target in ["/v1/kv/k", "/key/k"] {
+        for tags in ["\"2\"", "W/\"2\"", "*", "\"1\", \"2\"", "\"x\",,W/\"2\""] {
+            for verb in ["GET", "HEAD"] {
+                let answer = conn.call(verb, target, &format!("If-None-Match: {tags}\r\n"), None);
+                assert_eq!(
+                    (answer.status, answer.body.len()),
+                    (304, 0),
+                    "{verb} {target} {tags}: {answer:?}"
+                );
+                assert_eq!(answer.header("etag"), Some("\"2\""));
+                assert_eq!(answer.header("vault-consistency"), Some("linearizable"));
+                assert_ne!(answer.header("content-length"), Some("0"), "the value is not empty: {answer:?}");
+                answer.check_common_headers();
+            }
+        }
+        for tags in ["\"1\"", "\"02\"", "2", "\"2", "nonsense", ""] {
+            let answer = conn.call("GET", target, &format!("If-None-Match: {tags}\r\n"), None);
+            assert_eq!(answer.status, 200, "{target} {tags}: {answer:?}");
+        }
+    }
+    conn.call("GET", "/v1/kv/absent", "If-None-Match: *\r\n", None).problem(404, "key_not_found");
+    let two_lines = "If-None-Match: \"1\"\r\nIf-None-Match: \"2\"\r\n";
+    assert_eq!(conn.call("GET", "/v1/kv/k", two_lines, None).status, 304);
+}
+
 /// HEAD tells what GET would, without the body, and leaves the connection usable.
 #[test]
 fn head_is_get_without_body() {
