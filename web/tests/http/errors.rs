@@ -176,7 +176,14 @@ fn invalid_json() {
 #[test]
 fn reserved_parameters_and_headers() {
     let server = TestServer::start();
-    for query in ["consistency=lease", "max_staleness=1s", "min_revision=3", "timeout=0s", "timeout=61s"] {
+    for query in [
+        "consistency=fresh",
+        "consistency=linearizable&max_staleness=1s",
+        "max_staleness=1",
+        "min_revision=x",
+        "timeout=0s",
+        "timeout=61s",
+    ] {
         server.get(&format!("/key/a?{query}")).problem(400, "invalid_parameter");
         server.get(&format!("/v1/kv/a?{query}")).problem(400, "invalid_parameter");
     }
