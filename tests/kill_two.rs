@@ -7,8 +7,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use support::dice::seed;
 use support::load::judge_answer;
-use support::{Cluster, History, Load, LoadPlan, Registers, Request};
+use support::{Cluster, Contention, ContentionPlan, History, Load, LoadPlan, Request};
 
 /// Longest wait for writes to go on after the leader is gone: an election and some retries.
 const RESUME_LIMIT: Duration = Duration::from_secs(20);
@@ -19,7 +20,7 @@ const LATE_MAX: Duration = Duration::from_millis(1_500);
 fn two_of_five_killed_and_nothing_lost() {
     let mut cluster = Cluster::start(5);
     let load = Load::start(&cluster.ports(), &LoadPlan::new("two", 8));
-    let registers = Registers::start(&cluster.ports(), 2);
+    let contention = Contention::start(&cluster.ports(), &ContentionPlan::new("linearizable", seed()));
     load.wait_acked(300, RESUME_LIMIT);
 
     let leader = cluster.leader();
@@ -27,7 +28,7 @@ fn two_of_five_killed_and_nothing_lost() {
     cluster.kill9_all(&[leader, follower]);
     load.wait_acked(300, RESUME_LIMIT);
     let mut history = load.stop();
-    println!("{}", registers.stop());
+    println!("{}", contention.stop());
     println!("two killed: {}", history.summary());
     assert!(history.acked() >= 600);
 

@@ -8,7 +8,8 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Cluster, Load, LoadPlan, Outcome, Registers};
+use support::dice::seed;
+use support::{Cluster, Contention, ContentionPlan, Load, LoadPlan, Outcome};
 
 /// What the contract grants a node to stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -23,7 +24,7 @@ fn rolling_restart_loses_nothing() {
     let ids: Vec<_> = (0..5).map(|i| cluster.status(i).id().unwrap()).collect();
     let cluster_id = cluster.status(0).cluster_id().unwrap();
     let load = Load::start(&cluster.ports(), &LoadPlan::new("roll", 8));
-    let registers = Registers::start(&cluster.ports(), 2);
+    let contention = Contention::start(&cluster.ports(), &ContentionPlan::new("linearizable", seed()));
     load.wait_acked(200, LOAD_LIMIT);
 
     for (i, id) in ids.into_iter().enumerate() {
@@ -43,7 +44,7 @@ fn rolling_restart_loses_nothing() {
     }
 
     let history = load.stop();
-    println!("{}", registers.stop());
+    println!("{}", contention.stop());
     println!("rolling restart: {}", history.summary());
     let unknown = history.count(|outcome| matches!(outcome, Outcome::Unknown { .. }));
     let definite = history.count(|outcome| matches!(outcome, Outcome::Definite { .. }));

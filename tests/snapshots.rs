@@ -9,7 +9,8 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use support::{eventually, Cluster, History, Load, LoadPlan, Plan, Registers};
+use support::dice::seed;
+use support::{eventually, Cluster, Contention, ContentionPlan, History, Load, LoadPlan, Plan};
 
 const ROUNDS: usize = 8;
 const LOAD_LIMIT: Duration = Duration::from_secs(25);
@@ -69,7 +70,7 @@ fn snapshot_brings_a_node_back() {
     let mut cluster = Cluster::start_plan(&busy(3));
     let victim = (cluster.leader() + 1) % 3;
     let load = Load::start(&cluster.ports(), &LoadPlan { rest: Duration::ZERO, ..LoadPlan::new("snap", 6) });
-    let registers = Registers::start(&cluster.ports(), 1);
+    let contention = Contention::start(&cluster.ports(), &ContentionPlan::new("linearizable", seed()));
     load.wait_acked(100, LOAD_LIMIT);
     cluster.kill9(victim);
     for kill in 0..INSTALL_KILLS {
@@ -90,7 +91,7 @@ fn snapshot_brings_a_node_back() {
     cluster.start_node(victim, Some(&join));
     cluster.wait_members(&["node0".into(), "node1".into(), "node2".into()], RETURN_LIMIT);
     let history = load.stop();
-    println!("{}; {}", history.summary(), registers.stop());
+    println!("{}; {}", history.summary(), contention.stop());
     cluster.wait_converged();
     assert!(cluster.status(victim).number("/raft/snapshot") > 0, "it came by a snapshot");
     history.verify(&cluster.ports());

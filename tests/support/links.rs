@@ -27,7 +27,7 @@ pub struct Links {
 struct Shared {
     /// Process id of each node that runs.
     pids: Mutex<Vec<Option<u32>>>,
-    /// Pairs that hear nothing of each other, the smaller first.
+    /// Pairs of which the second hears nothing from the first.
     cut: Mutex<HashSet<(usize, usize)>>,
     over: AtomicBool,
 }
@@ -48,9 +48,16 @@ impl Links {
     /// Cuts both directions between each of `some` and each of `others`.
     pub fn cut(&self, some: &[usize], others: &[usize]) {
         let mut cut = lock(&self.shared.cut);
-        for a in some {
-            cut.extend(others.iter().map(|b| pair(*a, *b)));
+        for (a, b) in some.iter().flat_map(|a| others.iter().map(|b| (*a, *b))) {
+            cut.extend([(a, b), (b, a)]);
         }
+    }
+
+    /// From here on `others` hear nothing from `some`, while `some` hear them. No new connection is made
+    /// between them.
+    pub fn cut_one_way(&self, some: &[usize], others: &[usize]) {
+        let mut cut = lock(&self.shared.cut);
+        cut.extend(some.iter().flat_map(|a| others.iter().map(|b| (*a, *b))));
     }
 
     pub fn heal(&self) {
@@ -78,8 +85,9 @@ impl Shared {
     /// Carries one connection in two threads of its own.
     fn carry(self: Arc<Self>, dialler: TcpStream, node: usize, target: u16) {
         thread::spawn(move || {
-            let link = self.who(&dialler).map(|from| pair(from, node));
-            while self.holds(link) {
+            let link = self.who(&dialler).map(|from| (from, node));
+            let back = link.map(|(from, node)| (node, from));
+            while self.holds(link) || self.holds(back) {
                 thread::sleep(LOOK);
             }
             // Nobody listens: the dialler sees its connection closed.
@@ -88,7 +96,7 @@ impl Shared {
                 return;
             };
             let shared = self.clone();
-            thread::spawn(move || shared.pump(listener_too, dialler_too, link));
+            thread::spawn(move || shared.pump(listener_too, dialler_too, back));
             self.pump(dialler, listener, link);
         });
     }
@@ -152,10 +160,6 @@ impl Links {
     pub fn close(&self) {
         self.shared.over.store(true, Ordering::Relaxed);
     }
-}
-
-fn pair(a: usize, b: usize) -> (usize, usize) {
-    (a.min(b), a.max(b))
 }
 
 fn is_timeout(error: &std::io::Error) -> bool {

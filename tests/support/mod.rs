@@ -7,22 +7,27 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 pub mod cluster;
+pub mod contention;
 pub mod contract;
+pub mod dice;
 pub mod http;
+pub mod linearizability;
 pub mod links;
 pub mod load;
 pub mod node;
+pub mod operations;
 pub mod ports;
-pub mod registers;
 pub mod status;
+pub mod violation;
 pub mod wait;
 pub mod walk;
 
 pub use cluster::{Cluster, Plan};
+pub use contention::{Contention, ContentionPlan};
+pub use dice::Dice;
 pub use http::{Client, Failure, Request, Response};
 pub use links::Links;
 pub use load::{History, Load, LoadPlan, Outcome};
 pub use node::{vaultdb, Node, Stopped};
-pub use registers::Registers;
 pub use status::Status;
 pub use wait::{eventually, eventually_ok, skip};
