@@ -15,7 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[actix_web::main]
 async fn main() -> ExitCode {
     let numbers: Option<Vec<usize>> = std::env::args().skip(1).map(|arg| arg.parse().ok()).collect();
-    let Some([port, workers @ 1.., body_bytes]) = numbers.as_deref() else {
+    let Some([port, workers, body_bytes]) = numbers.as_deref() else {
         eprintln!("usage: hello PORT WORKERS BODY_BYTES");
         return ExitCode::from(2);
     };
@@ -23,7 +23,7 @@ async fn main() -> ExitCode {
         eprintln!("hello: {port} is no port");
         return ExitCode::from(2);
     };
-    match serve(port, *workers, *body_bytes).await {
+    match serve(port, (*workers).max(1), *body_bytes).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hello: {error}");

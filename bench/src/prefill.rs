@@ -94,7 +94,7 @@ fn exchange(
     };
     if !answer.succeeded() {
         // Another node may do better: the next attempt dials anew.
-        return Ok(Some(decoder.code(answer.status)));
+        return Ok(Some(decoder.code(answer)));
     }
     if !answer.closes {
         *connection = Some(stream);
