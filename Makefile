@@ -57,6 +57,14 @@ bench: build ## Measure durable writes a second on five local nodes (ARGS="--dur
 bench-compare: install-deps ## Compare with etcd on this machine, 15 minutes (ARGS=--fast: 4)
 	@scripts/bench-compare.sh $(ARGS)
 
+.PHONY: bench-reads
+bench-reads: install-deps ## Measure reads at each level beside etcd, 13 minutes (ARGS=--fast: 4)
+	@scripts/bench-reads.sh $(ARGS)
+
+.PHONY: bench-spread
+bench-spread: build ## Spread reads over five nodes, each with a share of a processor of its own
+	@scripts/bench-spread.sh $(ARGS)
+
 .PHONY: bench-soak
 bench-soak: build ## Watch the memory of five nodes under ten minutes of load
 	@scripts/bench-soak.sh $(ARGS)
@@ -68,6 +76,10 @@ bench-profile: build ## Show where the time of a write goes, by thread and by st
 .PHONY: bench-log
 bench-log: install-deps ## Measure the Raft log beside the crate raft-log
 	@$(CARGO) bench --locked -p vaultdb-storage --bench log
+
+.PHONY: bench-cache
+bench-cache: install-deps ## Measure what the cache keeps, costs and saves
+	@$(CARGO) bench --locked -p vaultdb-storage --bench cache
 
 # How long `make fuzz` runs.
 FUZZ_SECONDS ?= 300

@@ -20,7 +20,7 @@ Latencies are of the requests that succeeded. A GET of a key that was never writ
 longer if it happens again; one that breaks is dialled again, in the same rhythm.
 
 Errors are counted by the code of the problem document, or by kind: connect, closed, timeout,
-malformed, http_<status>. The figures of --output json are described in docs/performance.md.
+malformed, wrong_value, http_<status>. The figures of --output json are described in docs/performance.md.
 
 Examples:
   vaultdb bench
@@ -81,6 +81,9 @@ pub struct BenchArgs {
     /// Write every key once before the first run
     #[arg(long)]
     prefill: bool,
+    /// get: count an answer that is not what --prefill wrote as the error wrong_value
+    #[arg(long)]
+    verify: bool,
     /// How to print the results
     #[arg(long, value_enum, default_value = "table")]
     output: OutputName,
@@ -144,6 +147,7 @@ impl BenchArgs {
             },
             consistency: self.consistency,
             prefill: self.prefill,
+            verify: self.verify,
         };
         plan.check().map_err(|error| error.to_string())?;
         let output = match self.output {
@@ -207,6 +211,7 @@ mod tests {
             ack: Ack::Leader,
             consistency: Some(Consistency::Stale),
             prefill: true,
+            verify: false,
         };
         assert_eq!(plan, Ok(expected));
     }
@@ -217,6 +222,7 @@ mod tests {
         assert_eq!((plan.operation, plan.rate_per_s), (Operation::Put, None));
         assert_eq!((plan.connections, plan.value_bytes), (vec![1, 64, 256], 100));
         assert_eq!(plan.endpoints, ["localhost:11000"]);
+        assert!(matches!(super::tests::plan(&["get", "--verify"]), Ok(Plan { verify: true, .. })));
         assert!(matches!(
             super::tests::plan(&["batch"]),
             Ok(Plan { operation: Operation::Batch { pairs: 100 }, .. })
@@ -230,6 +236,7 @@ mod tests {
             (&["--consistency=strong"], "--consistency"),
             (&["--connections="], "--connections"),
             (&["--endpoints=h"], "--endpoints"),
+            (&["--verify", "mixed"], "--verify"),
             (&["erase"], "erase"),
             (&["--value-size=1MB"], "--value-size"),
             (&["--value-size=9999GiB"], "--value-size"),

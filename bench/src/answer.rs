@@ -1,5 +1,5 @@
-//! Reads just enough of an HTTP/1.1 answer: status, length, whether the connection stays open, and,
-//! of a failure, the body.
+//! Reads just enough of an HTTP/1.1 answer: status, length, whether the connection stays open, whether
+//! the body is the one that was expected, and, of a failure, the body.
 //!
 //! Must never copy the body of a success, and never hold more than its limits.
 
@@ -18,10 +18,16 @@ pub struct Answer {
     pub status: u16,
     /// The server will close the connection.
     pub closes: bool,
+    /// A success, but not with the body that was expected.
+    pub wrong: bool,
 }
 
 impl Answer {
     pub fn succeeded(self) -> bool {
+        self.is_success() && !self.wrong
+    }
+
+    fn is_success(self) -> bool {
         (200..300).contains(&self.status)
     }
 }
@@ -47,6 +53,9 @@ pub struct Decoder {
     body_left: usize,
     /// The body of a failure.
     body: Vec<u8>,
+    /// What the body of a success must be, when `checks`.
+    expected: Vec<u8>,
+    checks: bool,
 }
 
 impl Decoder {
@@ -56,6 +65,13 @@ impl Decoder {
         self.head = None;
         self.body_left = 0;
         self.body.clear();
+        self.checks = false;
+    }
+
+    /// Of the next answer, if it is a success: what its body must be. `write` replaces what the buffer holds.
+    pub fn expect(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.expected);
+        self.checks = true;
     }
 
     /// Takes what arrived; the answer once its last byte is there.
@@ -70,9 +86,15 @@ impl Decoder {
             self.body_left = head.body_bytes;
             body = &bytes[used..];
         }
-        let Some(head) = self.head else { return Ok(None) };
+        let Some(head) = &mut self.head else { return Ok(None) };
+        let at = head.body_bytes - self.body_left;
         self.body_left = self.body_left.checked_sub(body.len()).ok_or(Malformed)?;
-        if !head.answer.succeeded() {
+        if head.answer.is_success() {
+            if self.checks {
+                let same = self.expected.get(at..at + body.len()) == Some(body);
+                head.answer.wrong |= !same || head.body_bytes != self.expected.len();
+            }
+        } else {
             let room = BODY_BYTES_KEPT_MAX - self.body.len();
             self.body.extend_from_slice(&body[..body.len().min(room)]);
         }
@@ -99,9 +121,12 @@ impl Decoder {
         }
     }
 
-    /// Under which name the failure that was just answered is counted: the `code` of the problem
+    /// Under which name the failure that was just answered is counted: `wrong_value`, the `code` of the problem
     /// document, else the status.
-    pub fn code(&self, status: u16) -> String {
+    pub fn code(&self, answer: Answer) -> String {
+        if answer.wrong {
+            return "wrong_value".to_owned();
+        }
         let code = serde_json::from_slice::<Value>(&self.body).ok().and_then(|problem| {
             let code = problem.get("code")?.as_str()?;
             let known = !code.is_empty()
@@ -109,7 +134,7 @@ impl Decoder {
                 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
             known.then(|| code.to_owned())
         });
-        code.unwrap_or_else(|| format!("http_{status}"))
+        code.unwrap_or_else(|| format!("http_{}", answer.status))
     }
 }
 
@@ -128,7 +153,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Malformed> {
             let status = status.ok_or(Malformed)?;
             let bodiless = status == 204 || status == 304;
             let body_bytes = body_bytes.or(bodiless.then_some(0)).ok_or(Malformed)?;
-            return Ok(Some((Head { answer: Answer { status, closes }, body_bytes }, at)));
+            return Ok(Some((Head { answer: Answer { status, closes, wrong: false }, body_bytes }, at)));
         } else if let Some(value) = header(line, b"content-length") {
             body_bytes = Some(parse_number(value)?);
         } else if let Some(value) = header(line, b"connection") {
@@ -172,8 +197,8 @@ mod tests {
     #[test]
     fn any_cut_gives_the_same_answer() {
         for (bytes, answer, code) in [
-            (OK, Answer { status: 200, closes: false }, "http_200"),
-            (REFUSED, Answer { status: 429, closes: true }, "overloaded"),
+            (OK, Answer { status: 200, closes: false, wrong: false }, "http_200"),
+            (REFUSED, Answer { status: 429, closes: true, wrong: false }, "overloaded"),
         ] {
             for cut in 0..bytes.len() {
                 let mut decoder = Decoder::default();
@@ -182,7 +207,7 @@ mod tests {
                     decoder.reset();
                     assert_eq!(decoder.take(&bytes[..cut]), Ok(None), "cut at {cut}");
                     assert_eq!(decoder.take(&bytes[cut..]), Ok(Some(answer)), "cut at {cut}");
-                    assert_eq!(decoder.code(answer.status), code, "cut at {cut}");
+                    assert_eq!(decoder.code(answer), code, "cut at {cut}");
                 }
             }
             let mut decoder = Decoder::default();
@@ -218,9 +243,30 @@ mod tests {
     #[test]
     fn answers_without_a_body() {
         let take = |bytes: &[u8]| Decoder::default().take(bytes);
-        let answer = |status| Ok(Some(Answer { status, closes: false }));
+        let answer = |status| Ok(Some(Answer { status, closes: false, wrong: false }));
         assert_eq!(take(b"HTTP/1.1 204 No Content\r\n\r\n"), answer(204));
         assert_eq!(take(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"), answer(200));
+    }
+
+    /// The body that was expected succeeds wherever it is cut, any other does not, and a failure stays what it is.
+    #[test]
+    fn bodies_are_checked() {
+        let code = |bytes: &[u8], expected: &str, cut: usize| {
+            let mut decoder = Decoder::default();
+            decoder.expect(|out| out.extend_from_slice(expected.as_bytes()));
+            assert_eq!(decoder.take(&bytes[..cut]), Ok(None));
+            let answer = decoder.take(&bytes[cut..]).expect("an answer").expect("all of it");
+            (answer.succeeded(), decoder.code(answer))
+        };
+        for cut in 0..OK.len() {
+            assert!(code(OK, "{\"revision\":123}", cut).0, "cut at {cut}");
+            for other in ["{\"revision\":124}", "{\"revision\":12}", "{\"revision\":123}\n", ""] {
+                assert_eq!(code(OK, other, cut), (false, "wrong_value".into()), "cut at {cut}");
+            }
+        }
+        assert_eq!(code(REFUSED, "", 0), (false, "overloaded".into()));
+        let empty = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        assert!(code(empty, "", 0).0 && !code(empty, "v", 0).0);
     }
 
     /// Of a failure's body no more is kept than the limit, and a code that is none gives the status.
@@ -230,9 +276,9 @@ mod tests {
             let mut decoder = Decoder::default();
             let head = format!("HTTP/1.1 503 x\r\ncontent-length: {}\r\n\r\n", text.len());
             decoder.take(head.as_bytes()).expect("a head");
-            decoder.take(text.as_bytes()).expect("a body");
+            let answer = decoder.take(text.as_bytes()).expect("a body").expect("all of it");
             assert!(decoder.body.len() <= BODY_BYTES_KEPT_MAX);
-            decoder.code(503)
+            decoder.code(answer)
         };
         assert_eq!(body("{\"code\":\"no_leader\",\"status\":503}"), "no_leader");
         for other in ["{\"code\":14}", "{\"code\":\"\"}", "{\"code\":\"a b\"}", "busy", "{}"] {

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
@@ -17,6 +18,7 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::tally::{cpu_time, Tally, Window};
+use crate::values::Values;
 use crate::BenchError;
 
 /// Events that one poll takes.
@@ -92,9 +94,11 @@ struct Engine {
 impl Engine {
     fn new(plan: &Plan, addresses: &[SocketAddr], connections: usize) -> io::Result<Self> {
         let now = Instant::now();
+        let values = plan.verify.then(|| Rc::new(Values::new(plan.keys.seed, plan.value_bytes)));
+        let link = |number| Link::new(plan, addresses, number, values.as_ref());
         Ok(Self {
             poll: Poll::new()?,
-            links: (0..connections).map(|number| Link::new(plan, addresses, number)).collect(),
+            links: (0..connections).map(link).collect(),
             free: VecDeque::with_capacity(connections),
             busy: 0,
             pace: Pace::Closed,

@@ -15,6 +15,7 @@ mod progress;
 mod report;
 mod tally;
 mod template;
+mod values;
 mod zipf;
 
 use std::io::{self, Write};
@@ -26,6 +27,7 @@ pub use plan::{Ack, Operation, Plan, PlanError, Protocol, CONNECTIONS_MAX, PAIRS
 pub use report::{json, Report};
 pub use tally::{cpu_time, Tally, Window};
 pub use template::value_text;
+pub use values::Values;
 
 /// Files that are open beside the connections: standard streams, epoll, and some room.
 const OTHER_FILES: usize = 32;

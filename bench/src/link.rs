@@ -4,6 +4,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream as BlockingStream, ToSocketAddrs};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -13,6 +14,7 @@ use crate::answer::{Answer, Decoder};
 use crate::keys::Keys;
 use crate::plan::{Ack, Operation, Plan, Protocol};
 use crate::template::{value_text, Template};
+use crate::values::Values;
 use crate::Rng;
 
 /// Longest wait for a connection to be made.
@@ -51,6 +53,7 @@ pub struct Link {
     pub state: State,
     decoder: Decoder,
     keys: Keys,
+    values: Option<Rc<Values>>,
     operation: Operation,
     write: Template,
     read: Template,
@@ -63,8 +66,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// The connection with this number, not yet dialled.
-    pub fn new(plan: &Plan, addresses: &[SocketAddr], number: usize) -> Self {
+    /// The connection with this number, not yet dialled. `values`: what reads must answer.
+    pub fn new(plan: &Plan, addresses: &[SocketAddr], number: usize, values: Option<&Rc<Values>>) -> Self {
         let at = number % addresses.len();
         let host = &plan.endpoints[at];
         let value = value_text(&mut Rng::new(plan.keys.seed ^ number as u64), plan.value_bytes);
@@ -84,6 +87,7 @@ impl Link {
             state: State::Down { until: Instant::now() },
             decoder: Decoder::default(),
             keys: Keys::new(&plan.keys, number as u64),
+            values: values.cloned(),
             operation: plan.operation,
             write,
             read: Template::get(host, &consistency),
@@ -134,8 +138,15 @@ impl Link {
             Operation::Mixed { read_percent } => self.keys.chance(read_percent),
         };
         let request = if self.reading { &mut self.read } else { &mut self.write };
-        request.patch(self.keys.draw_many(self.operation.pairs()));
         self.decoder.reset();
+        match &self.values {
+            None => request.patch(self.keys.draw_many(self.operation.pairs())),
+            Some(values) => {
+                let key = self.keys.draw();
+                request.patch([key]);
+                self.decoder.expect(|out| values.write(key, out));
+            }
+        }
         self.sent = 0;
         self.state = State::Busy { started, until };
         self.flush()
@@ -193,7 +204,7 @@ impl Link {
 
     /// Name of the failure that was just answered.
     pub fn code(&self, answer: Answer) -> String {
-        self.decoder.code(answer.status)
+        self.decoder.code(answer)
     }
 
     pub fn well(&mut self) {

@@ -94,6 +94,8 @@ pub struct Plan {
     pub consistency: Option<Consistency>,
     /// Write every key once before the first run.
     pub prefill: bool,
+    /// Count a read as failed unless it answers what a prefill with the same keys and values wrote.
+    pub verify: bool,
 }
 
 /// A plan that cannot be carried out: one sentence that names the flag.
@@ -138,6 +140,9 @@ impl Plan {
         }
         if self.keys.count < self.operation.pairs() as u64 {
             return refuse("keys", "there must be one for each pair of a request".into());
+        }
+        if self.verify && (self.operation != Operation::Get || self.protocol != Protocol::VaultDb) {
+            return refuse("verify", "only get reads what nothing else writes".into());
         }
         for (flag, time) in [("duration", self.duration), ("timeout", self.request_timeout)] {
             if time.is_zero() {
@@ -187,6 +192,7 @@ pub(crate) mod tests {
             ack: Ack::Majority,
             consistency: None,
             prefill: false,
+            verify: false,
         }
     }
 
@@ -210,6 +216,7 @@ pub(crate) mod tests {
             ("pairs", Plan { operation: batch(0), ..good.clone() }),
             ("pairs", Plan { operation: batch(PAIRS_MAX + 1), ..good.clone() }),
             ("keys", Plan { operation: batch(100), keys: keys(99, None), ..good.clone() }),
+            ("verify", Plan { verify: true, ..good.clone() }),
             ("duration", Plan { duration: Duration::ZERO, ..good.clone() }),
             ("timeout", Plan { request_timeout: Duration::ZERO, ..good.clone() }),
             ("warmup", Plan { warmup: TIME_MAX * 2, ..good.clone() }),

@@ -6,10 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::answer::{Answer, Decoder};
-use crate::keys::Rng;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::template::{value_text, Template};
+use crate::template::Template;
+use crate::values::Values;
 use crate::BenchError;
 
 /// Pairs of one request.
@@ -25,15 +25,14 @@ const READ_BYTES: usize = 16 * 1024;
 /// # Errors
 /// [`BenchError::Prefill`] when some keys could not be written.
 pub fn write_all_keys(plan: &Plan, addresses: &[SocketAddr]) -> Result<(), BenchError> {
-    let value = value_text(&mut Rng::new(plan.keys.seed), plan.value_bytes);
+    let values = Values::new(plan.keys.seed, plan.value_bytes);
     let per_request = (VALUES_BYTES_MAX / (plan.value_bytes as u64).max(1)).clamp(1, PAIRS);
     let mut progress = Progress::counting("writing all keys", plan.keys.count);
     let mut connection = None;
     let mut first = 0;
     while first < plan.keys.count {
         let pairs = per_request.min(plan.keys.count - first);
-        let mut request = Template::batch(&plan.endpoints[0], "", &value, pairs as usize);
-        request.patch(first..first + pairs);
+        let request = Template::pairs(&plan.endpoints[0], first..first + pairs, &values);
         let mut reason = String::new();
         let written = (0..ATTEMPTS_MAX).any(|attempt| {
             if attempt > 0 {
@@ -95,7 +94,7 @@ fn exchange(
     };
     if !answer.succeeded() {
         // Another node may do better: the next attempt dials anew.
-        return Ok(Some(decoder.code(answer.status)));
+        return Ok(Some(decoder.code(answer)));
     }
     if !answer.closes {
         *connection = Some(stream);

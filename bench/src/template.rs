@@ -1,9 +1,13 @@
 //! Requests as finished bytes, into which only the keys are patched.
 
+use std::fmt::Write;
+use std::ops::Range;
+
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
 
 use crate::keys::{digits, Rng, KEY_BYTES};
+use crate::values::Values;
 
 /// Length of a key in base64, padding included.
 const KEY_BASE64_BYTES: usize = KEY_BYTES.div_ceil(3) * 4;
@@ -46,6 +50,20 @@ impl Template {
         }
         body.push(Part::Text("\"}"));
         Self::build("POST", host, &[Part::Text("/key"), Part::Text(query)], &body)
+    }
+
+    /// `POST /key` with these keys, each with its own value.
+    pub fn pairs(host: &str, keys: Range<u64>, values: &Values) -> Self {
+        let mut body = String::from("{");
+        let mut value = Vec::new();
+        for key in keys {
+            values.write(key, &mut value);
+            let comma = if body.len() > 1 { "," } else { "" };
+            let _infallible =
+                write!(body, "{comma}\"{key:0width$}\":\"{}\"", value.escape_ascii(), width = KEY_BYTES);
+        }
+        body.push('}');
+        Self::build("POST", host, &[Part::Text("/key")], &[Part::Text(&body)])
     }
 
     /// `POST /v3/kv/put` of etcd's JSON gateway.
@@ -155,6 +173,11 @@ mod tests {
             patched(Template::batch("h:1", "", "v", 2)),
             "POST /key HTTP/1.1\r\nhost: h:1\r\ncontent-length: 47\r\n\r\n\
              {\"0000000000000001\":\"v\",\"0000000000000002\":\"v\"}"
+        );
+        assert_eq!(
+            patched(Template::pairs("h:1", 8..10, &Values::new(1, 2))),
+            "POST /key HTTP/1.1\r\nhost: h:1\r\ncontent-length: 49\r\n\r\n\
+             {\"0000000000000008\":\"08\",\"0000000000000009\":\"09\"}"
         );
         assert_eq!(
             patched(Template::etcd_put("h:1", "abc")),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,6 +89,7 @@ fn plan(endpoint: &str) -> Plan {
         ack: Ack::Majority,
         consistency: None,
         prefill: false,
+        verify: false,
     }
 }
 
@@ -283,6 +285,34 @@ fn prefill_writes_every_key() {
     let mut keys = keys.lock().unwrap().clone();
     keys.sort();
     assert_eq!(keys, (0..250).map(|key| format!("{key:016}")).collect::<Vec<_>>());
+}
+
+/// With `verify` an answer that is not what prefill wrote is an error, also when it is another key's value.
+#[test]
+fn wrong_values_are_errors() {
+    let stored = Arc::new(Mutex::new(HashMap::new()));
+    let endpoint = serve(move |request| {
+        let mut stored = stored.lock().unwrap();
+        let Some(key) = request.line.strip_prefix("GET /v1/kv/") else {
+            let pairs: HashMap<String, String> = serde_json::from_slice(&request.body).unwrap();
+            stored.extend(pairs);
+            return answer(200, "{\"revision\":1}");
+        };
+        let key = if request.number % 4 == 0 { "0000000000000007" } else { &key[..16] };
+        answer(200, &stored[key])
+    });
+    let space = KeySpace { count: 1_000, seed: 3, zipf_theta: None };
+    let reads =
+        Plan { operation: Operation::Get, keys: space, value_bytes: 100, prefill: true, ..plan(&endpoint) };
+    let (run, succeeded) = measure(&Plan { verify: true, ..reads.clone() });
+    assert!(succeeded && number(&run, "successes") > 0, "{run}");
+    let wrong = run["errors_by_code"]["wrong_value"].as_u64().unwrap();
+    assert_eq!(wrong, number(&run, "errors"), "{run}");
+    // A quarter; one connection of four may meet it more often than another.
+    let requests = number(&run, "requests");
+    assert!((requests / 8..=requests / 2).contains(&wrong), "{run}");
+    let (run, _) = measure(&reads);
+    assert_eq!(number(&run, "errors"), 0, "{run}");
 }
 
 /// Where nobody listens there is an error at once and no measurement.

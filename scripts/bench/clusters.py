@@ -20,6 +20,11 @@ STOP_SECONDS_MAX = 15
 ASK_SECONDS_MAX = 2
 POLL_SECONDS = 0.1
 LOG_TAIL_BYTES = 3000
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+# A node without load is idle; its clock ticks and heartbeats take less than this share of a processor.
+IDLE_SHARE_MAX = 0.04
+IDLE_PROBE_SECONDS = 0.5
+IDLE_SECONDS_MAX = 60
 
 
 class Failed(Exception):
@@ -71,10 +76,14 @@ class Cluster:
     client_port = 0
     peer_port = 0
 
-    def __init__(self, binary, nodes, directory):
+    def __init__(self, binary, nodes, directory, settings=None, shift=0):
+        """`settings`: environment of the nodes; `shift`: of the ports, so that clusters can stand side by side."""
         self.binary = binary
         self.nodes = nodes
         self.directory = directory
+        self.settings = settings or {}
+        self.client_port += shift
+        self.peer_port += shift
         self.processes = []
 
     def command(self, node):
@@ -99,6 +108,7 @@ class Cluster:
                     raise Failed(f"port {port} of localhost is in use; {self.name} needs it")
         # A node takes VAULTDB_* and ETCD_* for its settings.
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("VAULTDB_", "ETCD_"))}
+        clean.update(self.settings)
         try:
             for node in range(self.nodes):
                 with open(self.log(node), "wb") as log:
@@ -152,6 +162,31 @@ class Cluster:
                 raise Failed(f"node {node} of {self.name} is gone\n{self.log_tails()}") from None
             found.append(tuple(values))
         return found
+
+    def cpu_seconds(self):
+        """Processor time that each node has used, user and kernel."""
+        used = []
+        for node, process in enumerate(self.processes):
+            try:
+                with open(f"/proc/{process.pid}/stat", encoding="utf-8") as stat:
+                    fields = stat.read().rpartition(")")[2].split()
+            except OSError:
+                raise Failed(f"node {node} of {self.name} is gone\n{self.log_tails()}") from None
+            used.append((int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND)
+        return used
+
+    def wait_idle(self, seconds=IDLE_SECONDS_MAX):
+        """Until flushes, compactions and catching up are done: no node uses more than IDLE_SHARE_MAX of a processor."""
+        last = self.cpu_seconds()
+
+        def idle():
+            nonlocal last
+            time.sleep(IDLE_PROBE_SECONDS)
+            now = self.cpu_seconds()
+            busiest, last = max(b - a for a, b in zip(last, now)), now
+            return busiest <= IDLE_SHARE_MAX * IDLE_PROBE_SECONDS
+
+        wait_until(f"{self.name} is idle", seconds, idle)
 
     def stop(self):
         # Their data is thrown away: nothing has to end in order.
@@ -221,3 +256,28 @@ class Etcd(Cluster):
             leaders.add(status["leader"])
             ids[status["header"]["member_id"]] = node
         return ids.get(leaders.pop()) if len(leaders) == 1 else None
+
+
+class Hello(Cluster):
+    """bench/examples/hello.rs: one server that answers every GET with the same bytes."""
+
+    name = "hello-world"
+    client_port = 17000
+    peer_port = 18000
+
+    def __init__(self, binary, directory, workers, body_bytes):
+        super().__init__(binary, 1, directory)
+        self.numbers = [str(workers), str(body_bytes)]
+
+    def endpoint(self, node):
+        return f"127.0.0.1:{self.client_port + node}"
+
+    def command(self, node):
+        return [self.binary, str(self.client_port + node), *self.numbers]
+
+    def leader(self):
+        try:
+            with urllib.request.urlopen(self.url(0, "/"), timeout=ASK_SECONDS_MAX) as answer:
+                return 0 if answer.status == 200 else None
+        except OSError:
+            return None

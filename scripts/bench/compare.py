@@ -7,13 +7,12 @@ machine falls on both.
 
 import argparse
 import os
-import statistics
-import subprocess
 import sys
 
 import clusters
 import loads
 import machine
+from figures import failures, latency, middle, rate, ratio, table, version, way_text
 
 CLIENTS = [1, 64, 256]
 # On this many nodes also batches and writes to a follower are measured.
@@ -163,56 +162,6 @@ class Comparison:
             every = [node for nodes_of_round in rounds for node in nodes_of_round]
             rows.append([str(nodes), system, f"{max(now for now, _ in every):.0f}", f"{max(peak for _, peak in every):.0f}"])
         return rows
-
-
-def way_text(way):
-    if way == "json":
-        return "JSON gateway"
-    return "gRPC, 1 connection" if way == 1 else f"gRPC, {way} connections"
-
-
-def middle(reports, field):
-    return statistics.median(report[field] for report in reports)
-
-
-def rate(reports):
-    return f"{middle(reports, 'pairs_per_s'):,.0f}"
-
-
-def latency(reports):
-    return f"{middle(reports, 'latency_us_p50') / 1000:.2f} / {middle(reports, 'latency_us_p99') / 1000:.2f}"
-
-
-def ratio(ours, theirs):
-    """Of the pairs of one round each: median, least and greatest."""
-    each = [a["pairs_per_s"] / max(b["pairs_per_s"], 1e-9) for a, b in zip(ours, theirs)]
-    return f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
-
-
-def failures(reports):
-    codes = {}
-    for report in reports:
-        for code, count in report["errors_by_code"].items():
-            codes[code] = codes.get(code, 0) + count
-    found = [f"{count} × {code}" for code, count in sorted(codes.items())]
-    moved = sum(report["leader_moved"] for report in reports)
-    if moved:
-        found.append(f"leader moved in {moved} runs")
-    return ", ".join(found) or "none"
-
-
-def table(head, rows):
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-
-
-def version(binary, *args):
-    answer = subprocess.run([binary, *args], capture_output=True, text=True, timeout=10, check=False)
-    lines = (answer.stdout or answer.stderr).strip().splitlines()
-    return lines[0].replace(" Version:", "") if lines else "unknown"
 
 
 def parse():

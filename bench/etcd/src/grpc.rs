@@ -4,26 +4,32 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, ConnectOptions, Error, KvClient, Txn, TxnOp};
+use etcd_client::{Client, ConnectOptions, Error, GetOptions, KvClient, Txn, TxnOp};
 use tokio::task::LocalSet;
-use vaultdb_bench::{cpu_time, digits, value_text, Keys, Operation, Plan, Report, Rng, Tally, Window};
+use vaultdb_bench::{
+    cpu_time, digits, value_text, Keys, Operation, Plan, Report, Rng, Tally, Values, Window, PAIRS_MAX,
+};
 
 /// Longest wait for a channel to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause of a client after a failure.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Name of the error that an answer other than the one expected is.
+const WRONG_VALUE: &str = "wrong_value";
 
+/// `serializable`: reads are answered by the node alone, without asking a quorum.
+///
 /// # Errors
-/// When no channel can be made.
-pub fn measure(plan: &Plan, clients: usize, channels: usize) -> Result<Report, String> {
+/// When no channel can be made, or the keys cannot be written first.
+pub fn measure(plan: &Plan, clients: usize, channels: usize, serializable: bool) -> Result<Report, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("runtime: {error}"))?;
-    LocalSet::new().block_on(&runtime, load(plan, clients, channels.clamp(1, clients)))
+    LocalSet::new().block_on(&runtime, load(plan, clients, channels.clamp(1, clients), serializable))
 }
 
-async fn load(plan: &Plan, clients: usize, channels: usize) -> Result<Report, String> {
+async fn load(plan: &Plan, clients: usize, channels: usize, serializable: bool) -> Result<Report, String> {
     let endpoint = &plan.endpoints[0];
     let mut opened = Vec::with_capacity(channels);
     for _ in 0..channels {
@@ -31,6 +37,12 @@ async fn load(plan: &Plan, clients: usize, channels: usize) -> Result<Report, St
             ConnectOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout(plan.request_timeout);
         let client = Client::connect([endpoint], Some(options)).await;
         opened.push(client.map_err(|error| format!("{endpoint}: {error}"))?.kv_client());
+    }
+    let values = Rc::new(Values::new(plan.keys.seed, plan.value_bytes));
+    if plan.prefill {
+        write_all_keys(&mut opened[0], plan.keys.count, &values)
+            .await
+            .map_err(|error| format!("prefill: {error}"))?;
     }
     let begin = Instant::now() + plan.warmup;
     let window = Window { begin, end: begin + plan.duration };
@@ -44,6 +56,9 @@ async fn load(plan: &Plan, clients: usize, channels: usize) -> Result<Report, St
                 keys: Keys::new(&plan.keys, number as u64),
                 value: value.into_bytes(),
                 operation: plan.operation,
+                values: Rc::clone(&values),
+                expected: Vec::new(),
+                serializable,
             };
             tokio::task::spawn_local(load.run(window, Rc::clone(&tally)))
         })
@@ -59,12 +74,31 @@ async fn load(plan: &Plan, clients: usize, channels: usize) -> Result<Report, St
     Ok(Report::new(plan, clients, &tally, 0, cpu))
 }
 
+async fn write_all_keys(client: &mut KvClient, count: u64, values: &Values) -> Result<(), Error> {
+    let mut value = Vec::new();
+    for first in (0..count).step_by(PAIRS_MAX) {
+        let keys = first..count.min(first + PAIRS_MAX as u64);
+        let puts: Vec<_> = keys
+            .map(|key| {
+                values.write(key, &mut value);
+                TxnOp::put(digits(key), value.clone(), None)
+            })
+            .collect();
+        client.txn(Txn::new().and_then(puts)).await?;
+    }
+    Ok(())
+}
+
 /// One client.
 struct Load {
     client: KvClient,
     keys: Keys,
     value: Vec<u8>,
     operation: Operation,
+    /// What reads must answer.
+    values: Rc<Values>,
+    expected: Vec<u8>,
+    serializable: bool,
 }
 
 impl Load {
@@ -75,8 +109,8 @@ impl Load {
             let ended = Instant::now();
             match result {
                 Ok(()) => tally.borrow_mut().succeed(started, ended),
-                Err(error) => {
-                    tally.borrow_mut().fail(started, ended, &name_of(&error));
+                Err(name) => {
+                    tally.borrow_mut().fail(started, ended, &name);
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -84,17 +118,30 @@ impl Load {
         }
     }
 
-    async fn request(&mut self) -> Result<(), Error> {
+    /// # Errors
+    /// Under which name the failure counts.
+    async fn request(&mut self) -> Result<(), String> {
         match self.operation {
             Operation::Batch { pairs } => {
                 // etcd refuses a transaction that names a key twice.
                 let keys = self.keys.draw_many(pairs);
                 let puts: Vec<_> =
                     keys.map(|key| TxnOp::put(digits(key), self.value.clone(), None)).collect();
-                self.client.txn(Txn::new().and_then(puts)).await.map(drop)
+                self.client.txn(Txn::new().and_then(puts)).await.map(drop).map_err(|error| name_of(&error))
             }
-            Operation::Put | Operation::Get | Operation::Mixed { .. } => {
-                self.client.put(digits(self.keys.draw()), self.value.clone(), None).await.map(drop)
+            Operation::Get => {
+                let key = self.keys.draw();
+                self.values.write(key, &mut self.expected);
+                let options = self.serializable.then(|| GetOptions::new().with_serializable());
+                let answer = self.client.get(digits(key), options).await.map_err(|error| name_of(&error))?;
+                match answer.kvs() {
+                    [found] if found.value() == self.expected => Ok(()),
+                    _ => Err(WRONG_VALUE.to_owned()),
+                }
+            }
+            Operation::Put | Operation::Mixed { .. } => {
+                let put = self.client.put(digits(self.keys.draw()), self.value.clone(), None).await;
+                put.map(drop).map_err(|error| name_of(&error))
             }
         }
     }

@@ -1,5 +1,6 @@
-//! Loads etcd as `vaultdb bench` loads VaultDB, so that both can be compared: a closed loop of puts, or
-//! of transactions of many puts, over gRPC or over etcd's JSON gateway, reported as the same JSON.
+//! Loads etcd as `vaultdb bench` loads VaultDB, so that both can be compared: a closed loop of puts, of
+//! transactions of many puts, or of reads, over gRPC or over etcd's JSON gateway (puts only), reported as the
+//! same JSON.
 //!
 //! Owns nothing of the measurement: window, histogram and report are vaultdb-bench's. One thread, as
 //! there, and the same allocator.
@@ -27,6 +28,14 @@ enum OperationName {
     Put,
     /// A transaction of --pairs puts (gRPC only)
     Batch,
+    /// A read of what --prefill wrote; any other answer is the error wrong_value (gRPC only)
+    Get,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Level {
+    Linearizable,
+    Serializable,
 }
 
 /// Loads one etcd node and prints what was measured as JSON.
@@ -57,6 +66,12 @@ struct Args {
     pairs: usize,
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Of reads
+    #[arg(long, value_enum, default_value = "linearizable")]
+    consistency: Level,
+    /// Write every key once first, as `vaultdb bench` does (gRPC only)
+    #[arg(long)]
+    prefill: bool,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +94,7 @@ fn run(args: &Args) -> Result<bool, String> {
         operation: match args.operation {
             OperationName::Put => Operation::Put,
             OperationName::Batch => Operation::Batch { pairs: args.pairs },
+            OperationName::Get => Operation::Get,
         },
         endpoints: vec![args.endpoint.clone()],
         connections: vec![args.connections],
@@ -90,17 +106,23 @@ fn run(args: &Args) -> Result<bool, String> {
         request_timeout: Duration::from_secs(10),
         ack: Ack::Majority,
         consistency: None,
-        prefill: false,
+        prefill: args.prefill,
+        verify: false,
     };
     plan.check().map_err(|error| error.to_string())?;
     match args.interface {
-        Interface::Json if args.operation == OperationName::Batch => {
-            Err("batch is not supported over the JSON gateway".to_owned())
+        Interface::Json if args.operation != OperationName::Put || args.prefill => {
+            Err("only puts are supported over the JSON gateway".to_owned())
         }
         Interface::Json => vaultdb_bench::run(&plan, Output::Json, &mut std::io::stdout().lock())
             .map_err(|error| error.to_string()),
         Interface::Grpc => {
-            let report = grpc::measure(&plan, args.connections, args.channels)?;
+            let report = grpc::measure(
+                &plan,
+                args.connections,
+                args.channels,
+                args.consistency == Level::Serializable,
+            )?;
             let succeeded = report.successes > 0;
             println!("{}", vaultdb_bench::json(&[report]));
             Ok(succeeded)
