@@ -16,6 +16,8 @@ use support::{Cluster, Contention, ContentionPlan, Dice, Load, LoadPlan, Plan, R
 const SECONDS_DEFAULT: u64 = 30;
 /// Of the run for leases, which is there for the reads only.
 const LEASE_SECONDS_DEFAULT: u64 = 20;
+/// A follower is behind for a millisecond or so after each write: seen in the first rounds.
+const ROUNDS_UNTIL_SEEN_MAX: usize = 20;
 /// Longest wait for a load to go on: a paused or restarted majority comes back within seconds, an election
 /// takes about one.
 const RESUME_LIMIT: Duration = Duration::from_secs(25);
@@ -167,4 +169,24 @@ fn trouble(cluster: &mut Cluster, dice: &mut Dice) {
 /// The leader, if there is one now.
 fn leading(cluster: &Cluster) -> Option<usize> {
     (0..5).find(|i| cluster.nodes[*i].status().is_ok_and(|status| status.state() == "leader"))
+}
+
+/// The check has teeth: nodes that skip the read index and call their answers linearizable are found out.
+#[test]
+fn reads_that_nobody_confirmed_are_seen() {
+    let wrong = ("VAULT_FAILPOINT", "reads-unconfirmed:0".to_owned());
+    let cluster = Cluster::start_plan(&Plan { env: vec![wrong], ..Plan::nodes(3) });
+    let seed = seed();
+    for round in 0..ROUNDS_UNTIL_SEEN_MAX {
+        let prefix = format!("unconfirmed{round}");
+        let plan = ContentionPlan { prefix, ..ContentionPlan::new("linearizable", seed) };
+        let contention = Contention::start(&cluster.ports(), &plan);
+        contention.wait_answered(1_000, RESUME_LIMIT);
+        let violations = contention.end().violations();
+        if let Some(violation) = violations.first() {
+            println!("seen in round {round}: {violation}");
+            return;
+        }
+    }
+    panic!("not seen in {ROUNDS_UNTIL_SEEN_MAX} rounds of 1,000 operations");
 }

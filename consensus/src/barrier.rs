@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch, Semaphore};
 use tokio::time::{timeout, timeout_at};
-use vaultdb_kv::{Consistency, Freshness, ReadError};
+use vaultdb_kv::{failpoint, Consistency, Freshness, ReadError};
 use vaultdb_storage::StateMachine;
 
 use crate::core::Core;
@@ -106,6 +106,9 @@ impl ReadBarrier {
     /// read of bounded staleness, [`ReadError::Behind`] when the local store did not catch up in time,
     /// [`ReadError::Overloaded`], [`ReadError::Unavailable`].
     pub async fn freshen(&self, wanted: &Freshness, deadline: Instant) -> Result<(), ReadError> {
+        if failpoint::is_on("reads-unconfirmed") {
+            return Ok(());
+        }
         match wanted.consistency {
             Consistency::Linearizable => wait(&self.quorum, deadline).await?,
             Consistency::Lease => wait(&self.lease, deadline).await?,

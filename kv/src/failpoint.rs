@@ -1,8 +1,10 @@
-//! Named places at which a test may have the process die, to try every stage of a write.
+//! Named places at which a test may have the process die, to try every stage of a write, or do the wrong
+//! thing, to see that the tests notice.
 //!
-//! Exists in builds with debug assertions only; in a release build [`reach`] is empty.
+//! Exists in builds with debug assertions only; in a release build [`reach`] is empty and [`is_on`] false.
 
-/// `VAULT_FAILPOINT=name:N`: the process aborts when the place is reached for the N-th time.
+/// `VAULT_FAILPOINT=name:N`: the process aborts when the place is reached for the N-th time; with 0 it never
+/// does.
 #[cfg(debug_assertions)]
 const VARIABLE: &str = "VAULT_FAILPOINT";
 
@@ -13,10 +15,10 @@ struct Failpoint {
     left: std::sync::atomic::AtomicU64,
 }
 
-/// Dies here when it is this place's turn.
+/// The one that the process was started with, if it has this name.
 #[cfg(debug_assertions)]
-pub fn reach(name: &str) {
-    use std::sync::atomic::{AtomicU64, Ordering};
+fn find(name: &str) -> Option<&'static Failpoint> {
+    use std::sync::atomic::AtomicU64;
     use std::sync::OnceLock;
 
     static FAILPOINT: OnceLock<Option<Failpoint>> = OnceLock::new();
@@ -25,14 +27,33 @@ pub fn reach(name: &str) {
         let (name, passes) = text.split_once(':')?;
         Some(Failpoint { name: name.to_owned(), left: AtomicU64::new(passes.parse().ok()?) })
     });
-    let Some(failpoint) = failpoint.as_ref().filter(|failpoint| failpoint.name == name) else { return };
-    if failpoint.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+    failpoint.as_ref().filter(|failpoint| failpoint.name == name)
+}
+
+/// Dies here when it is this place's turn.
+#[cfg(debug_assertions)]
+pub fn reach(name: &str) {
+    let Some(failpoint) = find(name) else { return };
+    if failpoint.left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) == 1 {
         // As kill -9 would: nothing is flushed, nobody is told.
         std::process::abort();
     }
+}
+
+/// Whether the process was started to do the wrong thing here.
+#[cfg(debug_assertions)]
+pub fn is_on(name: &str) -> bool {
+    find(name).is_some()
 }
 
 /// Nothing.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn reach(_name: &str) {}
+
+/// Never.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn is_on(_name: &str) -> bool {
+    false
+}
