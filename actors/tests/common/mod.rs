@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,9 @@ pub struct FakeNode {
     pub needs_disk: AtomicBool,
     pub store_fails: AtomicBool,
     pub barrier_hangs: AtomicBool,
+    /// Questions about freshness; each takes a permit before it is answered.
+    pub questions: AtomicUsize,
+    pub question_gate: Arc<Semaphore>,
     pub peer_unreachable: AtomicBool,
     failed: watch::Sender<Option<String>>,
     pub stages: Stages,
@@ -73,6 +76,8 @@ impl FakeNode {
             needs_disk: AtomicBool::new(false),
             store_fails: AtomicBool::new(false),
             barrier_hangs: AtomicBool::new(false),
+            questions: AtomicUsize::new(0),
+            question_gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             peer_unreachable: AtomicBool::new(false),
             failed: watch::Sender::new(None),
             stages: Stages::new(None),
@@ -208,11 +213,14 @@ impl Node for Port {
 
     fn freshen(&self, _: Freshness, deadline: Instant) -> BoxFuture<'static, Result<(), ReadError>> {
         let hangs = self.0.barrier_hangs.load(Ordering::SeqCst);
+        self.0.questions.fetch_add(1, Ordering::SeqCst);
+        let gate = self.0.question_gate.clone();
         async move {
             if hangs {
                 tokio::time::sleep_until(deadline.into()).await;
                 return Err(ReadError::NoLeader);
             }
+            gate.acquire().await.expect("never closed").forget();
             Ok(())
         }
         .boxed()

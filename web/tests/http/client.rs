@@ -119,6 +119,14 @@ impl Conn {
         self.read(method == "HEAD")
     }
 
+    /// Whether an answer, or the end of the connection, has arrived.
+    pub fn is_answered(&mut self) -> bool {
+        self.0.set_nonblocking(true).unwrap();
+        let arrived = self.0.peek(&mut [0]).is_ok();
+        self.0.set_nonblocking(false).unwrap();
+        arrived
+    }
+
     /// Whether the server closes its side without sending anything more.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.0.read(&mut [0]), Ok(0) | Err(_))
