@@ -177,7 +177,8 @@ mod tests {
         assert_eq!(bounds(&inner, None), Some((b"abc".to_vec(), Some(b"abx".to_vec()))));
         let outer = query(b"ab", b"a", Some(b"b"));
         assert_eq!(bounds(&outer, None), Some((b"ab".to_vec(), Some(b"ac".to_vec()))));
-        for nothing in [query(b"ab", b"b", None), query(b"", b"b", Some(b"b")), query(b"b", b"", Some(b"a"))] {
+        for nothing in [query(b"ab", b"b", None), query(b"", b"b", Some(b"b")), query(b"b", b"", Some(b"a"))]
+        {
             assert_eq!(bounds(&nothing, None), None, "{nothing:?}");
         }
     }

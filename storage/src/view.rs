@@ -121,8 +121,7 @@ fn page_of_map(data: &BTreeMap<Box<[u8]>, Versioned>, request: &PageRequest) -> 
     let upper = bounds.upper.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
     let found = data.range::<[u8], _>((Bound::Included(&bounds.lower[..]), upper));
     let mut filler = PageFiller::new(request);
-    let mut push =
-        |(key, stored): (&Box<[u8]>, &Versioned)| filler.push(key, &stored.value, stored.revision);
+    let mut push = |(key, stored): (&Box<[u8]>, &Versioned)| filler.push(key, &stored.value, stored.revision);
     // `all` ends at the first item that does not fit.
     match request.query.reverse {
         false => found.map(&mut push).all(|fits| fits),
