@@ -59,7 +59,10 @@ impl Listing {
     }
 
     /// May read the disk: only on a blocking thread.
-    pub(crate) fn page(&self, request: &PageRequest) -> Result<Page, ReadError> {
+    ///
+    /// # Errors
+    /// [`ReadError::Store`].
+    pub fn page(&self, request: &PageRequest) -> Result<Page, ReadError> {
         self.0.view.page(request)
     }
 }
