@@ -9,10 +9,12 @@ use tokio::sync::watch;
 use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest, Leadership};
 use vaultdb_consensus::stages::Stages;
 use vaultdb_consensus::Consensus;
-use vaultdb_kv::{AdminError, Command, Freshness, Key, NodeId, ReadError, Revision, Versioned};
-use vaultdb_storage::{StateMachine, StorageError};
+use vaultdb_kv::{
+    AdminError, Command, Freshness, Key, NodeId, Page, PageRequest, ReadError, Revision, Versioned,
+};
+use vaultdb_storage::{StateMachine, StorageError, View as StoreView};
 
-use crate::port::{Acceptances, EntryFate, LogId, Lookup, Node, Outcomes, StoreStats};
+use crate::port::{Acceptances, EntryFate, LogId, Lookup, Node, Outcomes, StoreStats, View};
 
 /// Consensus together with its store, which every read needs at once.
 pub(crate) struct ConsensusNode {
@@ -29,6 +31,16 @@ impl ConsensusNode {
 
 fn unfit(error: StorageError) -> ReadError {
     ReadError::Store { reason: error.to_string() }
+}
+
+impl View for StoreView {
+    fn revision(&self) -> Revision {
+        StoreView::revision(self)
+    }
+
+    fn page(&self, request: &PageRequest) -> Result<Page, ReadError> {
+        StoreView::page(self, request).map_err(unfit)
+    }
 }
 
 impl Node for ConsensusNode {
@@ -126,6 +138,10 @@ impl Node for ConsensusNode {
 
     fn get(&self, key: &Key) -> Result<Option<Versioned>, ReadError> {
         self.store.get(key).map_err(unfit)
+    }
+
+    fn view(&self) -> Result<Box<dyn View>, ReadError> {
+        self.store.view().map(|view| Box::new(view) as Box<dyn View>).map_err(unfit)
     }
 
     fn stages(&self) -> &Stages {

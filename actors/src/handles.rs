@@ -14,13 +14,17 @@ use actix::dev::{Request, ToEnvelope};
 use actix::{Actor, Arbiter, Handler, MailboxError, Message};
 use tokio::time::{sleep, timeout, timeout_at};
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership};
-use vaultdb_kv::{AdminError, Command, Consistency, Freshness, Health, Key, ReadError, Revision, WriteError};
+use vaultdb_kv::{
+    AdminError, Command, Consistency, Freshness, Health, Key, Page, PageRequest, ReadError, Revision,
+    WriteError,
+};
 
 use crate::gate::{Gate, REBUILD_POLL};
 use crate::health::PROBE_KEY;
+use crate::listings::{Listing, Listings};
 use crate::messages::{
     Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject, Join, ReadAnswer,
-    ReadIndex, ReadKey, RegisterWorker, Restart, TransferLeader,
+    ReadIndex, ReadKey, RegisterWorker, Restart, Scan, ScanFrom, TransferLeader,
 };
 use crate::pending::{Ack, Fate, Pending, Ticket};
 use crate::port::{EntryFate, LogId};
@@ -142,6 +146,33 @@ impl WorkerHandles {
             }
         }
         Err(ReadError::Unavailable)
+    }
+
+    /// One page of a listing: of a new one, or of one that goes on.
+    ///
+    /// # Errors
+    /// [`ReadError`]; each may be repeated.
+    pub async fn scan(
+        &self,
+        from: ScanFrom,
+        request: PageRequest,
+        deadline: Instant,
+    ) -> Result<(Listing, Page), ReadError> {
+        let scan = Scan { from, request, deadline };
+        for _ in 0..READ_ATTEMPTS_MAX {
+            let Some(request) = self.reach(&self.store, scan.clone(), deadline).await else { break };
+            match timeout_at((deadline + ANSWER_GRACE).into(), request).await {
+                Ok(Ok(answer)) => return answer,
+                Ok(Err(_)) => {}
+                Err(_) => return Err(ReadError::Overloaded),
+            }
+        }
+        Err(ReadError::Unavailable)
+    }
+
+    /// The listings of this node that wait to go on.
+    pub fn listings(&self) -> &Listings {
+        &self.shared.listings
     }
 
     /// What became of an entry of the leader's log, and the revision of the state that tells it.

@@ -14,6 +14,7 @@ mod health;
 mod join;
 mod judge;
 mod lane;
+mod listings;
 mod messages;
 mod options;
 mod pending;
@@ -31,7 +32,8 @@ mod system;
 
 pub use events::EVENTS_MAX;
 pub use handles::{Handles, WorkerHandles};
-pub use messages::{Fault, ReadAnswer};
+pub use listings::{Listing, ListingId, Listings, LISTING_LEASE, PAGED_LISTINGS_MAX, STREAMED_LISTINGS_MAX};
+pub use messages::{Fault, ReadAnswer, ScanFrom};
 pub use options::Options;
 pub use slot::component_names;
 pub use status::{

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use actix::{ArbiterHandle, Message};
 use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest};
-use vaultdb_kv::{AdminError, Command, Freshness, Key, ReadError, Revision, Versioned};
+use vaultdb_kv::{AdminError, Command, Freshness, Key, Page, PageRequest, ReadError, Revision, Versioned};
 
+use crate::listings::Listing;
 use crate::port::{Node, Outcomes, StoreStats};
 use crate::queue::Item;
 use crate::slot::{ComponentId, Slot};
@@ -79,6 +80,24 @@ pub(crate) struct ReadKey {
     pub key: Key,
     pub freshness: Freshness,
     pub deadline: Instant,
+}
+
+/// One page of a listing, together with the listing.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(Listing, Page), ReadError>")]
+pub(crate) struct Scan {
+    pub from: ScanFrom,
+    pub request: PageRequest,
+    pub deadline: Instant,
+}
+
+/// What a page is taken from.
+#[derive(Debug, Clone)]
+pub enum ScanFrom {
+    /// The store as it is now, at least as fresh as this.
+    Now(Freshness),
+    /// The store as it was when this began.
+    Listing(Listing),
 }
 
 /// What a read found, and the revision of the state that it reflects.

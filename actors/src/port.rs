@@ -10,7 +10,9 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use vaultdb_consensus::api::{ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, ProposeError};
 use vaultdb_consensus::stages::Stages;
-use vaultdb_kv::{AdminError, Command, Freshness, Key, NodeId, ReadError, Revision, Versioned};
+use vaultdb_kv::{
+    AdminError, Command, Freshness, Key, NodeId, Page, PageRequest, ReadError, Revision, Versioned,
+};
 
 pub use vaultdb_storage::{CacheStats, EntryFate, LogId, Lookup, StoreStats};
 
@@ -19,6 +21,17 @@ pub type Outcomes = Vec<Result<Committed, ProposeError>>;
 
 /// Where in the leader's log each command of a batch is, in its order.
 pub type Acceptances = Vec<Result<LogId, ProposeError>>;
+
+/// The local store as it was at one revision, whatever is written meanwhile. What it holds on to is let go
+/// when it is dropped, which waits for nothing.
+pub trait View: Send + Sync + 'static {
+    fn revision(&self) -> Revision;
+    /// May read the disk: only on a blocking thread.
+    ///
+    /// # Errors
+    /// [`ReadError::Store`].
+    fn page(&self, request: &PageRequest) -> Result<Page, ReadError>;
+}
 
 /// A node's consensus and the store that it feeds. Usable from any thread.
 pub trait Node: Send + Sync + 'static {
@@ -80,6 +93,12 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError::Store`].
     fn get(&self, key: &Key) -> Result<Option<Versioned>, ReadError>;
+    /// The local store as it is now. Holds every write that was applied before the call. May wait for the
+    /// disk: only on a blocking thread.
+    ///
+    /// # Errors
+    /// [`ReadError::Store`].
+    fn view(&self) -> Result<Box<dyn View>, ReadError>;
     /// How long writes take; recording there never waits for a disk or a network.
     fn stages(&self) -> &Stages;
     /// From memory.

@@ -13,6 +13,7 @@ use vaultdb_kv::Health;
 use crate::dispatcher::ReplicationDispatcher;
 use crate::events::EventRing;
 use crate::health::HealthMonitor;
+use crate::listings::Listings;
 use crate::options::Options;
 use crate::port::Node;
 use crate::raft_node::RaftNodeActor;
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub stores: RwLock<Vec<Slot<StoreActor>>>,
     /// How many web workers came up; numbers are not used again.
     pub workers: AtomicU32,
+    pub listings: Listings,
     pub engine: Arc<Vitals>,
     pub cluster: Arc<Vitals>,
     pub events: EventRing,
@@ -58,6 +60,7 @@ impl Shared {
             health: Slot::empty(ComponentId::Health),
             stores: RwLock::default(),
             workers: AtomicU32::new(0),
+            listings: Listings::default(),
             engine: Vitals::new(ComponentId::Engine, Health::Failed, starting()),
             cluster: Vitals::new(ComponentId::Cluster, Health::Failed, starting()),
             events: EventRing::default(),

@@ -11,9 +11,10 @@ use std::time::Instant;
 use actix::{Actor, Context, Handler, MessageResult, Response};
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
-use vaultdb_kv::{Consistency, Freshness, Key, ReadError, Revision, Versioned};
+use vaultdb_kv::{Consistency, Freshness, Key, Page, ReadError, Revision, Versioned};
 
-use crate::messages::{impl_common_handlers, GetStoreStatus, ReadAnswer, ReadKey};
+use crate::listings::Listing;
+use crate::messages::{impl_common_handlers, GetStoreStatus, ReadAnswer, ReadKey, Scan, ScanFrom};
 use crate::port::{Lookup, Node};
 use crate::rounds::Rounds;
 use crate::sentinel::Sentinel;
@@ -124,20 +125,62 @@ async fn read_disk(
     before: Revision,
     deadline: Instant,
 ) -> Result<ReadAnswer, ReadError> {
+    on_disk(disk_reads, deadline, move || node.get(&key).map(|found| answer(before, found))).await
+}
+
+/// Reads on the blocking pool, in its turn.
+async fn on_disk<T: Send + 'static>(
+    disk_reads: Arc<Semaphore>,
+    deadline: Instant,
+    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ReadError> {
     let read = async {
         // Held by the read itself: one whose caller gave up still keeps a thread busy.
         let permit = disk_reads.acquire_owned().await.map_err(|_| ReadError::Unavailable)?;
         let read = tokio::task::spawn_blocking(move || {
-            let found = node.get(&key);
+            let found = read();
             drop(permit);
             found
         });
         match read.await {
-            Ok(found) => Ok(answer(before, found?)),
+            Ok(found) => found,
             Err(error) => Err(ReadError::Store { reason: format!("a read ended abnormally: {error}") }),
         }
     };
     timeout_at(deadline.into(), read).await.unwrap_or(Err(ReadError::Overloaded))
+}
+
+impl Handler<Scan> for StoreActor {
+    type Result = Response<Result<(Listing, Page), ReadError>>;
+
+    fn handle(&mut self, msg: Scan, _: &mut Context<Self>) -> Self::Result {
+        let Scan { from, request, deadline } = msg;
+        if Instant::now() >= deadline {
+            return Response::reply(Err(ReadError::Overloaded));
+        }
+        let (node, disk_reads) = (self.node.clone(), self.disk_reads.clone());
+        let fresh = match &from {
+            ScanFrom::Now(freshness) => self.freshen(*freshness, deadline),
+            ScanFrom::Listing(_) => None,
+        };
+        Response::fut(async move {
+            if let Some(fresh) = fresh {
+                fresh.await?;
+            }
+            let scan = move || {
+                let listing = match from {
+                    // Only now, so that it holds what the wait was for.
+                    ScanFrom::Now(Freshness { consistency, .. }) => {
+                        Listing::new(node.view()?, request.query.clone(), consistency)
+                    }
+                    ScanFrom::Listing(listing) => listing,
+                };
+                let page = listing.page(&request)?;
+                Ok((listing, page))
+            };
+            on_disk(disk_reads, deadline, scan).await
+        })
+    }
 }
 
 impl Handler<GetStoreStatus> for StoreActor {

@@ -1,8 +1,8 @@
 //! Owns the factories and current addresses of all other actors, and rebuilds what fails.
 //!
 //! Invariant: an actor is rebuilt at most `restarts_max` times within `restart_window`; after that, or
-//! when rebuilding cannot help, the node is given up and whatever runs the process restarts it.
-//! Must never wait for another actor.
+//! when rebuilding cannot help, the node is given up and whatever runs the process restarts it. Sees to it
+//! that listings end with their leases. Must never wait for another actor.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +28,8 @@ use crate::store::StoreActor;
 
 /// How often the supervisor looks whether the health monitor still ticks.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// How often it is looked for listings whose leases have ended.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Each restart in a window waits this many times longer than the one before.
 const BACKOFF_FACTOR: u32 = 5;
 
@@ -233,6 +235,7 @@ impl Actor for Supervisor {
         self.shared().events.push(ComponentId::Supervisor, EventKind::Started, String::new());
         self.start_health(ctx.address());
         ctx.run_interval(WATCH_INTERVAL, Self::watch_health);
+        ctx.run_interval(SWEEP_INTERVAL, |this, _| this.shared().listings.sweep(Instant::now()));
     }
 }
 

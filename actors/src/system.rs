@@ -75,6 +75,7 @@ impl System {
             let _ = timeout(STOP_MAX, stopped).await;
         }
         self.shared.supervisor.clear();
+        self.shared.listings.clear();
         self.arbiter.stop();
     }
 

@@ -11,6 +11,7 @@ pub mod guard;
 pub mod histogram;
 pub mod key;
 pub mod limits;
+pub mod listing;
 pub mod member;
 pub mod units;
 
@@ -21,6 +22,7 @@ pub use guard::{Attempt, Condition, Fingerprint, Guarded, IdempotencyKey, Write}
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use key::{Key, Value, Versioned};
 pub use limits::Limits;
+pub use listing::{EncodeItem, KeyBounds, ListItem, ListQuery, Page, PageFiller, PageRequest};
 pub use member::{Health, MemberAddr, NodeId, Role};
 
 /// A cluster-wide number that grows by one with each applied write and is the same on every node.

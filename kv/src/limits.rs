@@ -21,6 +21,12 @@ pub const CONDITION_TAGS_MAX: usize = 16;
 pub const REQUEST_TIMEOUT_MS_DEFAULT: u64 = 5_000;
 /// Largest `?timeout=`, in milliseconds.
 pub const REQUEST_TIMEOUT_MS_MAX: u64 = 60_000;
+/// Items of a page of a listing that asks for no `?limit=`.
+pub const LIST_ITEMS_DEFAULT: usize = 1_000;
+/// Most items in a page of a listing.
+pub const LIST_ITEMS_MAX: usize = 10_000;
+/// Most bytes of keys and values in a page of a listing.
+pub const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest node name, in bytes.
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 

@@ -23,6 +23,7 @@ mod state_machine;
 mod stats;
 mod terms;
 pub mod types;
+mod view;
 
 pub use attempts::AttemptLimits;
 pub use disk_log::DiskLog;
@@ -35,3 +36,4 @@ pub use state_machine::{Lookup, StateMachine};
 pub use stats::{CacheStats, StoreStats};
 pub use terms::EntryFate;
 pub use types::{AppliedState, LogId, Op, Vote};
+pub use view::View;

@@ -31,6 +31,7 @@ use crate::snapshot::{Snapshot, SnapshotFile, SnapshotMeta, Source, MEMORY_FILE}
 use crate::stats::StoreStats;
 use crate::terms::{EntryFate, TermHistory};
 use crate::types::{AppliedState, LogId, Op};
+use crate::view::View;
 
 /// The answer to a read that must not touch the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,6 +226,27 @@ impl StateMachine {
         Ok(answer)
     }
 
+    /// The state as it is now, which stays as it is: holds every write that was applied before the call.
+    /// Writes what is staged to RocksDB, so it may wait for the disk.
+    ///
+    /// # Errors
+    /// [`StorageError::Rocks`], [`StorageError::Poisoned`]: the store has failed. [`StorageError::Io`] when
+    /// there is no thread for it.
+    pub fn view(&self) -> Result<View, StorageError> {
+        self.core.check()?;
+        let core = Arc::downgrade(&self.core);
+        match self.core.engine() {
+            EngineHandle::Rocks(engine) => {
+                engine.write_out().map_err(|error| self.core.fail(error))?;
+                View::on_disk(engine, core)
+            }
+            EngineHandle::Memory(engine) => {
+                let (data, revision) = engine.copy();
+                Ok(View::in_memory(data, revision, core))
+            }
+        }
+    }
+
     /// The latest registration of a node name.
     pub fn registered(&self, name: &str) -> Option<(NodeId, Option<String>, MemberAddr)> {
         let meta = self.core.applying.lock();
@@ -413,7 +435,7 @@ impl Core {
         self.revision.store(meta.applied.revision, Ordering::Release);
     }
 
-    fn check(&self) -> Result<(), StorageError> {
+    pub(crate) fn check(&self) -> Result<(), StorageError> {
         match self.poison.get() {
             None => Ok(()),
             Some(reason) => Err(StorageError::Poisoned { reason: reason.clone() }),

@@ -23,7 +23,7 @@ use crate::metrics::{Metrics, Shard};
 use crate::page;
 use crate::params::Params;
 use crate::problem::{Code, Effect, Problem};
-use crate::reply::{Media, Reply, Stamp};
+use crate::reply::{Content, Media, Reply, Stamp};
 use crate::route::{Route, Verb};
 use crate::WebOptions;
 
@@ -86,7 +86,9 @@ impl<B: Backend> Worker<B> {
                 log::error!("{} {}: {}", verb.as_str(), route.pattern(), problem.detail);
             }
         }
-        if answer.as_ref().is_ok_and(|reply| may_end_a_head(&reply.body)) {
+        // A stream is made of lines; what they hold is escaped.
+        let may_end_a_head = |reply: &Reply| matches!(&reply.content, Content::Bytes(b) if may_end_a_head(b));
+        if answer.as_ref().is_ok_and(may_end_a_head) {
             http.conn_data::<ClientTail>().inspect(|tail| tail.mark());
         }
         let response = self.stamp.respond(answer, self.backend.leadership(), || self.backend.revision());
@@ -118,7 +120,7 @@ impl<B: Backend> Worker<B> {
     }
 
     async fn answer(
-        &self,
+        self: &Rc<Self>,
         route: Route,
         verb: Verb,
         call: Call<'_>,
@@ -127,6 +129,7 @@ impl<B: Backend> Worker<B> {
         match (route, verb) {
             (Route::Kv, Verb::Get | Verb::Head) => self.get_raw(call).await,
             (Route::Key, Verb::Get | Verb::Head) => self.get_json(call).await,
+            (Route::List, Verb::Get | Verb::Head) => self.list(call, verb == Verb::Head).await,
             (Route::Writes, Verb::Get | Verb::Head) => self.write_state(call).await,
             (Route::Kv, Verb::Put) => self.put_raw(call, payload).await.map_err(Problem::of_write),
             (Route::Keys, Verb::Post) => self.set_pairs(call, payload).await.map_err(Problem::of_write),
@@ -149,6 +152,7 @@ impl<B: Backend> Worker<B> {
                 Route::Keys
                 | Route::Key
                 | Route::Kv
+                | Route::List
                 | Route::Writes
                 | Route::Status
                 | Route::Join

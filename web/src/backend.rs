@@ -7,10 +7,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
-use vaultdb_kv::{AdminError, Applied, Command, Freshness, Key, ReadError, Revision, WriteError};
+use vaultdb_kv::{
+    AdminError, Applied, Command, Freshness, Key, Page, PageRequest, ReadError, Revision, WriteError,
+};
 
 use crate::model::{
-    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, LogId, NodeStatus, ReadAnswer,
+    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, NodeStatus,
+    ReadAnswer, ScanFrom,
 };
 
 /// One web worker's door to the node. Made on that worker's thread and never leaves it.
@@ -41,6 +44,17 @@ pub trait Backend: 'static {
         freshness: Freshness,
         deadline: Instant,
     ) -> impl Future<Output = Result<ReadAnswer, ReadError>>;
+
+    /// One page of a listing: of a new one, or of one that goes on.
+    fn scan(
+        &self,
+        from: ScanFrom,
+        request: PageRequest,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(Listing, Page), ReadError>>;
+
+    /// The listings of this node that wait to go on.
+    fn listings(&self) -> &Listings;
 
     /// The node's view of itself and its cluster, from memory: answered without a quorum too.
     fn status(&self) -> impl Future<Output = NodeStatus>;

@@ -23,7 +23,7 @@ use crate::key_path::{echo, key_from_path, text_key_from_path};
 use crate::model::ReadAnswer;
 use crate::params::{Ack, Params};
 use crate::problem::{Code, Effect, Problem};
-use crate::reply::{Media, Reply};
+use crate::reply::{Content, Media, Reply};
 
 /// How many bytes of JSON one byte of a key or value may take: a two-byte letter that a client writes
 /// as `\u00e9`. Control characters may take twice that; a batch at the limit made of them is refused.
@@ -282,7 +282,9 @@ impl<B: Backend> Worker<B> {
 impl Read {
     /// The client has this revision already.
     fn not_modified(self, media: Media) -> Reply {
-        Reply { status: StatusCode::NOT_MODIFIED, ..self.reply(media, Bytes::new()) }
+        // An empty body would tell its own length, not the value's.
+        let content = Content::Untold;
+        Reply { status: StatusCode::NOT_MODIFIED, content, ..self.reply(media, Bytes::new()) }
     }
 
     fn reply(self, media: Media, body: Bytes) -> Reply {

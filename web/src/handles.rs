@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use vaultdb_actors::WorkerHandles;
-use vaultdb_kv::{AdminError, Applied, Command, Freshness, Key, ReadError, Revision, WriteError};
+use vaultdb_kv::{
+    AdminError, Applied, Command, Freshness, Key, Page, PageRequest, ReadError, Revision, WriteError,
+};
 
 use crate::backend::Backend;
 use crate::model::{
-    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, LogId, NodeStatus, ReadAnswer,
+    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, NodeStatus,
+    ReadAnswer, ScanFrom,
 };
 
 // Inherent methods of the same names do the work: paths, not method calls, so that none calls itself.
@@ -32,6 +35,19 @@ impl Backend for WorkerHandles {
 
     async fn read(&self, key: Key, freshness: Freshness, deadline: Instant) -> Result<ReadAnswer, ReadError> {
         WorkerHandles::read(self, key, freshness, deadline).await
+    }
+
+    async fn scan(
+        &self,
+        from: ScanFrom,
+        request: PageRequest,
+        deadline: Instant,
+    ) -> Result<(Listing, Page), ReadError> {
+        WorkerHandles::scan(self, from, request, deadline).await
+    }
+
+    fn listings(&self) -> &Listings {
+        WorkerHandles::listings(self)
     }
 
     async fn status(&self) -> NodeStatus {

@@ -18,9 +18,10 @@ pub(crate) const LATENCY_BOUNDS_US: [u64; 17] = [
     2_500_000, 5_000_000, 60_000_000,
 ];
 /// Every status that the edge answers.
-const STATUSES: [u16; 20] = [
+const STATUSES: [u16; 22] = [
     200,
     202,
+    304,
     307,
     400,
     404,
@@ -28,6 +29,7 @@ const STATUSES: [u16; 20] = [
     406,
     408,
     409,
+    410,
     412,
     413,
     415,

@@ -1,7 +1,9 @@
 //! The words of the rooms behind this one that routes speak: plain data, re-exported by the actors.
 
+pub use vaultdb_actors::port::View;
 pub use vaultdb_actors::{
     CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
-    Leader, Leadership, LogId, Member, MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer,
-    ReplicationStatus, Stage, Stages, StoreStats, WriteTimes,
+    Leader, Leadership, Listing, ListingId, Listings, LogId, Member, MemberStatus, NodeInfo, NodeStatus,
+    RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats, WriteTimes, LISTING_LEASE,
+    PAGED_LISTINGS_MAX, STREAMED_LISTINGS_MAX,
 };

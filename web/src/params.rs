@@ -90,18 +90,18 @@ impl Params {
     }
 }
 
-fn once<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), Problem> {
+pub(crate) fn once<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), Problem> {
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(refuse(name, "given more than once")),
     }
 }
 
-fn refuse(name: &'static str, reason: impl Into<String>) -> Problem {
+pub(crate) fn refuse(name: &'static str, reason: impl Into<String>) -> Problem {
     BadInput::Parameter { name, reason: reason.into() }.into()
 }
 
-fn decode(raw: &str) -> Result<Cow<'_, str>, Problem> {
+pub(crate) fn decode(raw: &str) -> Result<Cow<'_, str>, Problem> {
     if !raw.contains('%') {
         return Ok(Cow::Borrowed(raw));
     }
@@ -144,7 +144,7 @@ fn parse_ack(text: &str) -> Result<Ack, Problem> {
     }
 }
 
-fn parse_bool(name: &'static str, text: &str) -> Result<bool, Problem> {
+pub(crate) fn parse_bool(name: &'static str, text: &str) -> Result<bool, Problem> {
     match text {
         "true" => Ok(true),
         "false" => Ok(false),

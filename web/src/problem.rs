@@ -34,6 +34,7 @@ pub(crate) enum Code {
     MalformedRequest,
     HeadTooLarge,
     Conflict,
+    CursorExpired,
     PreconditionFailed,
     IdempotencyKeyReused,
     KeyTooLarge,
@@ -88,6 +89,7 @@ impl Code {
                 "The head of the request is too large",
             ),
             Code::Conflict => ("conflict", StatusCode::CONFLICT, "It contradicts the state of the cluster"),
+            Code::CursorExpired => ("cursor_expired", StatusCode::GONE, "The cursor has expired"),
             Code::PreconditionFailed => (
                 "precondition_failed",
                 StatusCode::PRECONDITION_FAILED,
@@ -154,6 +156,7 @@ impl Code {
             | Code::MalformedRequest
             | Code::HeadTooLarge
             | Code::Conflict
+            | Code::CursorExpired
             | Code::PreconditionFailed
             | Code::IdempotencyKeyReused
             | Code::KeyTooLarge

@@ -1,9 +1,10 @@
 //! Answers: from what a route says to the response with the headers that every answer carries.
 
 use std::cell::RefCell;
+use std::io;
 use std::sync::Arc;
 
-use actix_web::body::None as NoBody;
+use actix_web::body::{BodyStream, None as NoBody};
 use actix_web::http::header::{
     HeaderName, HeaderValue, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LOCATION,
     RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
@@ -11,6 +12,7 @@ use actix_web::http::header::{
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
+use futures::stream::LocalBoxStream;
 use vaultdb_kv::{Consistency, Revision};
 
 use crate::model::Leadership;
@@ -26,6 +28,8 @@ const VAULT_CONSISTENCY: HeaderName = HeaderName::from_static("vault-consistency
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Media {
     Json,
+    /// One JSON value a line.
+    Ndjson,
     Problem,
     Raw,
     Text,
@@ -38,6 +42,7 @@ impl Media {
     fn as_str(self) -> &'static str {
         match self {
             Media::Json => "application/json",
+            Media::Ndjson => "application/x-ndjson",
             Media::Problem => "application/problem+json",
             Media::Raw => "application/octet-stream",
             Media::Text => "text/plain; charset=utf-8",
@@ -47,12 +52,20 @@ impl Media {
     }
 }
 
+/// What follows the head of an answer.
+pub(crate) enum Content {
+    Bytes(Bytes),
+    /// Of unknown length. An error aborts the connection.
+    Stream(LocalBoxStream<'static, io::Result<Bytes>>),
+    /// Nothing, and nothing is said of its length.
+    Untold,
+}
+
 /// An answer that is no error.
-#[derive(Debug, Clone)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) media: Media,
-    pub(crate) body: Bytes,
+    pub(crate) content: Content,
     /// The state that the answer reflects; the local store's as it is now where nothing is said.
     pub(crate) revision: Option<Revision>,
     pub(crate) consistency: Option<Consistency>,
@@ -63,10 +76,14 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn new(media: Media, body: impl Into<Bytes>) -> Self {
+        Self::with(media, Content::Bytes(body.into()))
+    }
+
+    pub(crate) fn with(media: Media, content: Content) -> Self {
         Self {
             status: StatusCode::OK,
             media,
-            body: body.into(),
+            content,
             revision: None,
             consistency: None,
             etag: None,
@@ -98,7 +115,7 @@ impl Reply {
                 let policy = "default-src 'none'; style-src 'unsafe-inline'";
                 builder.insert_header((CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy)));
             }
-            Media::Json | Media::Problem | Media::Text | Media::Metrics => {}
+            Media::Json | Media::Ndjson | Media::Problem | Media::Text | Media::Metrics => {}
         }
         if let Some(revision) = self.etag {
             builder.insert_header((ETAG, etag(revision)));
@@ -106,10 +123,10 @@ impl Reply {
         if let Some(location) = self.location {
             builder.insert_header((LOCATION, location));
         }
-        match self.status {
-            // An empty body would tell its own length, not the value's.
-            StatusCode::NOT_MODIFIED => builder.body(NoBody::new()),
-            _ => builder.body(self.body),
+        match self.content {
+            Content::Bytes(body) => builder.body(body),
+            Content::Stream(body) => builder.body(BodyStream::new(body)),
+            Content::Untold => builder.body(NoBody::new()),
         }
     }
 }

@@ -12,6 +12,7 @@ pub(crate) enum Route {
     Keys,
     Key,
     Kv,
+    List,
     Writes,
     Status,
     Join,
@@ -26,10 +27,11 @@ pub(crate) enum Route {
 
 impl Route {
     /// Every route, in the order of its discriminant.
-    pub(crate) const ALL: [Route; 13] = [
+    pub(crate) const ALL: [Route; 14] = [
         Route::Keys,
         Route::Key,
         Route::Kv,
+        Route::List,
         Route::Writes,
         Route::Status,
         Route::Join,
@@ -55,6 +57,7 @@ impl Route {
         }
         let route = match path {
             "/key" => Route::Keys,
+            "/v1/kv" => Route::List,
             "/status" => Route::Status,
             "/join" => Route::Join,
             "/v1/members" => Route::Members,
@@ -74,6 +77,7 @@ impl Route {
             Route::Keys => "/key",
             Route::Key => "/key/{key}",
             Route::Kv => "/v1/kv/{key}",
+            Route::List => "/v1/kv",
             Route::Writes => "/v1/writes/{term}-{log_index}",
             Route::Status => "/status",
             Route::Join => "/join",
@@ -93,7 +97,8 @@ impl Route {
             Route::Keys | Route::Join | Route::Leader => "POST",
             Route::Key => "GET, HEAD, DELETE",
             Route::Kv => "GET, HEAD, PUT, DELETE",
-            Route::Writes
+            Route::List
+            | Route::Writes
             | Route::Status
             | Route::Members
             | Route::Livez
@@ -155,8 +160,10 @@ mod tests {
         assert_eq!(Route::find("/key/"), (Route::Key, ""));
         assert_eq!(Route::find("/key/a%2Fb/"), (Route::Key, "a%2Fb/"));
         assert_eq!(Route::find("/v1/kv//"), (Route::Kv, "/"));
+        assert_eq!(Route::find("/v1/kv"), (Route::List, ""));
+        assert_eq!(Route::find("/v1/kv/"), (Route::Kv, ""));
         assert_eq!(Route::find("/v1/writes/3-17"), (Route::Writes, "3-17"));
-        for unknown in ["", "*", "/status/", "/v1/kv", "/v1/faults", "//key", "/KEY", "/k%65y/a"] {
+        for unknown in ["", "*", "/status/", "/v1", "/v1/faults", "//key", "/KEY", "/k%65y/a"] {
             assert_eq!(Route::find(unknown).0, Route::Unknown, "{unknown}");
         }
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Bound::{Included, Unbounded};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +14,14 @@ use futures::future::{pending, ready, BoxFuture};
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{watch, Semaphore};
-use vaultdb_actors::port::{Acceptances, EntryFate, Lookup, Node, Outcomes, StoreStats};
+use vaultdb_actors::port::{Acceptances, EntryFate, Lookup, Node, Outcomes, StoreStats, View};
 use vaultdb_actors::{
     ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, LogId, Member, MemberStatus,
     NodeInfo, Options, ProposeError, RaftState, Stages, System, WorkerHandles,
 };
 use vaultdb_kv::{
-    AdminError, Applied, ApplyResult, Command, Consistency, Freshness, Key, MemberAddr, NodeId, ReadError,
-    Revision, Role, Versioned,
+    AdminError, Applied, ApplyResult, Command, Consistency, Freshness, Key, MemberAddr, NodeId, Page,
+    PageFiller, PageRequest, ReadError, Revision, Role, Versioned,
 };
 
 /// What becomes of a batch.
@@ -289,12 +290,42 @@ impl Node for Port {
         Ok(self.0.data.lock().get(key).cloned())
     }
 
+    fn view(&self) -> Result<Box<dyn View>, ReadError> {
+        if self.0.store_fails.load(Ordering::SeqCst) {
+            return Err(ReadError::Store { reason: "bad block".into() });
+        }
+        Ok(Box::new(FakeView { data: self.0.data.lock().clone(), revision: self.revision() }))
+    }
+
     fn stages(&self) -> &Stages {
         &self.0.stages
     }
 
     fn store_stats(&self) -> StoreStats {
         StoreStats { revision: self.revision(), ..StoreStats::default() }
+    }
+}
+
+/// A copy of the data; knows no order but the forward one.
+struct FakeView {
+    data: BTreeMap<Key, Versioned>,
+    revision: Revision,
+}
+
+impl View for FakeView {
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn page(&self, request: &PageRequest) -> Result<Page, ReadError> {
+        let mut filler = PageFiller::new(request);
+        let bounds = request.query.bounds(request.after.as_ref()).expect("not empty");
+        for (key, found) in self.data.range::<[u8], _>((Included(&bounds.lower[..]), Unbounded)) {
+            if !filler.push(key.as_bytes(), &found.value, found.revision) {
+                break;
+            }
+        }
+        Ok(filler.finish())
     }
 }
 

@@ -16,7 +16,7 @@
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
-use vaultdb_kv::{Revision, Versioned};
+use vaultdb_kv::{KeyBounds, Revision, Versioned};
 
 use crate::error::StorageError;
 
@@ -29,6 +29,8 @@ pub(crate) const REGISTRATION: &[u8] = &[0x00, b'r'];
 pub(crate) const TERM: &[u8] = &[0x00, b't'];
 
 const DATA: u8 = 0x01;
+/// Follows everything stored under [`DATA`].
+const AFTER_DATA: &[u8] = &[DATA + 1];
 const META_VERSION: u8 = 1;
 const VALUE_VERSION: u8 = 1;
 const VALUE_HEADER_BYTES: usize = 1 + 8;
@@ -47,6 +49,20 @@ pub(crate) fn with_data_key<T>(key: &[u8], then: impl FnOnce(&[u8]) -> T) -> T {
         buffer.push(DATA);
         buffer.extend_from_slice(key);
         then(&buffer)
+    }
+}
+
+/// The engine's bounds of the user's keys within bounds: the lower one inclusive, the upper one exclusive.
+pub(crate) fn data_bounds(bounds: &KeyBounds) -> (Vec<u8>, Vec<u8>) {
+    let under = |key: &Vec<u8>| [&[DATA], key.as_slice()].concat();
+    (under(&bounds.lower), bounds.upper.as_ref().map_or(AFTER_DATA.to_vec(), under))
+}
+
+/// The user's key of an engine's key within [`data_bounds`].
+pub(crate) fn user_key(key: &[u8]) -> Result<&[u8], StorageError> {
+    match key.split_first() {
+        Some((&DATA, user)) if !user.is_empty() => Ok(user),
+        _ => Err(StorageError::corrupt("a stored key", format!("\"{}\"", key.escape_ascii()))),
     }
 }
 
@@ -86,7 +102,8 @@ pub(crate) fn decode_revision(stored: &[u8]) -> Result<Revision, StorageError> {
     Ok(split_value(stored)?.0)
 }
 
-fn split_value(stored: &[u8]) -> Result<(Revision, &[u8]), StorageError> {
+/// Revision and value, without a copy.
+pub(crate) fn split_value(stored: &[u8]) -> Result<(Revision, &[u8]), StorageError> {
     let (header, value) = stored
         .split_at_checked(VALUE_HEADER_BYTES)
         .ok_or_else(|| StorageError::corrupt("a stored value", format!("it has {} bytes", stored.len())))?;
@@ -129,6 +146,11 @@ mod tests {
         assert_eq!(numbered_key(TERM, 258), [0, b't', 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(decode_number("it", &numbered_key(TERM, 258)[2..]).expect("just encoded"), 258);
         with_data_key(b"k", |key| assert_eq!(key, [1, b'k']));
+        let all = data_bounds(&KeyBounds { lower: vec![], upper: None });
+        assert_eq!(all, (vec![1], vec![2]));
+        let some = data_bounds(&KeyBounds { lower: b"a".to_vec(), upper: Some(b"b".to_vec()) });
+        assert_eq!(some, (vec![1, b'a'], vec![1, b'b']));
+        assert_eq!(user_key(&[1, b'k']).expect("a data key"), b"k");
         with_data_key(&[b'k'; 300], |key| assert_eq!((key.len(), key[0], key[300]), (301, 1, b'k')));
     }
 
@@ -137,6 +159,9 @@ mod tests {
     fn foreign_bytes_are_refused() {
         for bad in [&[][..], &[1, 0, 0], &[2, 0, 0, 0, 0, 0, 0, 0, 1, b'v']] {
             assert!(matches!(decode_value(bad), Err(StorageError::Corrupt { .. })), "{bad:?}");
+        }
+        for bad in [&[][..], &[0, b'a'], &[1], &[2, 1]] {
+            assert!(matches!(user_key(bad), Err(StorageError::Corrupt { .. })), "{bad:?}");
         }
         for bad in [&[][..], &[9, 1], &[1]] {
             let decoded: Result<(u64, u64), _> = decode_meta("it", bad);

@@ -33,6 +33,12 @@ impl MemoryEngine {
         (state.meta.clone(), layout::encode_meta(&(&state.meta, data)).into())
     }
 
+    /// A copy of the map, which shares the values, and its revision.
+    pub(crate) fn copy(&self) -> (BTreeMap<Box<[u8]>, Versioned>, Revision) {
+        let state = self.state.read();
+        (state.data.clone(), state.meta.applied.revision)
+    }
+
     pub(crate) fn from_dump(dump: &[u8]) -> Result<Self, StorageError> {
         type Dump = (Meta, Vec<(Vec<u8>, Revision, Vec<u8>)>);
         let (meta, data): Dump = layout::decode_meta("the snapshot", dump)?;

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     properties, BlockBasedOptions, Cache, DBCompressionType, Direction, ErrorKind, FlushOptions,
-    IteratorMode, LogLevel, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions, DB,
+    IteratorMode, LogLevel, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions, DB,
 };
-use vaultdb_kv::{Key, Revision, Value, Versioned};
+use vaultdb_kv::{Key, KeyBounds, Revision, Value, Versioned};
 
 use super::staged::Stage;
 use super::{layout, Changes, Gauge, Meta};
@@ -19,7 +19,7 @@ use crate::durable_fs::{self, OwnedDir};
 use crate::error::StorageError;
 use crate::options::StoreOptions;
 use crate::state_machine::Lookup;
-use crate::types::AppliedState;
+use crate::types::{AppliedState, LogId};
 
 const BLOCK_BYTES: usize = 8 << 10;
 /// About one false positive in a hundred lookups of an absent key.
@@ -237,6 +237,17 @@ impl RocksEngine {
         Ok(())
     }
 
+    /// What was written so far, whatever is written later.
+    pub(crate) fn view(&self) -> Result<RocksView<'_>, StorageError> {
+        let snapshot = self.db.snapshot();
+        // Stored with every write, in the same batch: so it tells exactly what the snapshot holds.
+        let revision = match snapshot.get_pinned(layout::APPLIED)? {
+            Some(stored) => decode_applied(&stored)?.1,
+            None => 0,
+        };
+        Ok(RocksView { snapshot, revision })
+    }
+
     pub(crate) fn load_meta(&self) -> Result<Meta, StorageError> {
         let meta = load_meta(&self.db)?;
         self.attempt_records.store(meta.attempts.len() as u64, Ordering::Relaxed);
@@ -259,6 +270,55 @@ impl RocksEngine {
             disk_bytes: durable_fs::names(&dir)?.iter().map(size).sum(),
             background_errors: self.property(properties::BACKGROUND_ERRORS)?,
         })
+    }
+}
+
+/// The database as it was at one moment.
+pub(crate) struct RocksView<'e> {
+    snapshot: Snapshot<'e>,
+    revision: Revision,
+}
+
+impl RocksView<'_> {
+    pub(crate) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Gives `take` every key within the bounds, in order, with its value and revision, until it answers
+    /// `false`.
+    pub(crate) fn each(
+        &self,
+        bounds: &KeyBounds,
+        reverse: bool,
+        mut take: impl FnMut(&[u8], &[u8], Revision) -> bool,
+    ) -> Result<(), StorageError> {
+        let (lower, upper) = layout::data_bounds(bounds);
+        let mut options = ReadOptions::default();
+        // RocksDB looks at nothing outside, not even at what was deleted there.
+        options.set_iterate_lower_bound(lower);
+        options.set_iterate_upper_bound(upper);
+        // A long listing would drive out of the block cache what single reads come back to.
+        options.fill_cache(false);
+        // Made for each page: an iterator that waits for the next one would hold memtables and files.
+        let mut items = self.snapshot.raw_iterator_opt(options);
+        if reverse {
+            items.seek_to_last();
+        } else {
+            items.seek_to_first();
+        }
+        while let Some((key, stored)) = items.item() {
+            let (revision, value) = layout::split_value(stored)?;
+            if !take(layout::user_key(key)?, value, revision) {
+                return Ok(());
+            }
+            if reverse {
+                items.prev();
+            } else {
+                items.next();
+            }
+        }
+        // It also stops where it cannot read.
+        Ok(items.status()?)
     }
 }
 
@@ -307,10 +367,14 @@ fn put_meta(batch: &mut WriteBatch, before: &Meta, changes: &Changes<'_>) {
     }
 }
 
+fn decode_applied(stored: &[u8]) -> Result<(Option<LogId>, Revision), StorageError> {
+    layout::decode_meta("the applied log id", stored)
+}
+
 fn load_applied(db: &DB) -> Result<AppliedState, StorageError> {
     let mut applied = AppliedState::default();
     if let Some(stored) = db.get_pinned(layout::APPLIED)? {
-        (applied.log_id, applied.revision) = layout::decode_meta("the applied log id", &stored)?;
+        (applied.log_id, applied.revision) = decode_applied(&stored)?;
     }
     if let Some(stored) = db.get_pinned(layout::MEMBERSHIP)? {
         applied.membership = Some(layout::decode_meta("the membership", &stored)?);

@@ -97,6 +97,16 @@ impl StagedEngine {
         self.shared.rocks.checkpoint(target)
     }
 
+    /// Returns once RocksDB has everything that was written before the call.
+    pub(crate) fn write_out(&self) -> Result<(), StorageError> {
+        self.shared.write_out()
+    }
+
+    /// What the stage is in front of.
+    pub(crate) fn rocks(&self) -> &RocksEngine {
+        &self.shared.rocks
+    }
+
     /// See [`RocksEngine::retire`].
     pub(crate) fn retire(&self) {
         self.shared.rocks.retire();

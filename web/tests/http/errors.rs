@@ -103,7 +103,6 @@ fn no_such_route() {
     for target in [
         "/nothing",
         "/v1/faults",
-        "/v1/kv",
         "/v1",
         "/status/",
         "/join/x",

@@ -1,6 +1,7 @@
 //! A node that keeps its keys in a map and fails, hangs or loses its leader when told to.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,12 +9,13 @@ use std::time::{Duration, Instant};
 use vaultdb_kv::histogram::IO_BOUNDS_US;
 use vaultdb_kv::{
     AdminError, Applied, ApplyResult, Attempt, Command, Freshness, Guarded, Health, Histogram,
-    IdempotencyKey, Key, MemberAddr, ReadError, Revision, Role, Versioned, Write, WriteError,
+    IdempotencyKey, Key, MemberAddr, Page, PageFiller, PageRequest, ReadError, Revision, Role, Versioned,
+    Write, WriteError,
 };
 use vaultdb_web::model::{
     CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
-    Leader, Leadership, LogId, Member, MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer,
-    ReplicationStatus, Stage, Stages, StoreStats,
+    Leader, Leadership, Listing, Listings, LogId, Member, MemberStatus, NodeInfo, NodeStatus, RaftState,
+    ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats, View,
 };
 use vaultdb_web::Backend;
 
@@ -33,6 +35,9 @@ pub struct State {
     pub last_read: Mutex<Option<(Freshness, Duration)>>,
     /// While set, calls do not come back.
     pub hang: AtomicBool,
+    pub listings: Listings,
+    /// Views of the map that live.
+    pub views: Arc<AtomicUsize>,
     /// Calls that hang now.
     pub hanging: AtomicUsize,
     /// How many backends were made: one a worker.
@@ -142,6 +147,49 @@ impl Fake {
     }
 }
 
+/// A copy of the map, counted while it lives.
+struct FakeView {
+    map: BTreeMap<Key, Versioned>,
+    revision: Revision,
+    living: Arc<AtomicUsize>,
+}
+
+impl FakeView {
+    fn of(state: &State) -> Self {
+        state.views.fetch_add(1, Ordering::SeqCst);
+        let map = state.map.lock().unwrap().clone();
+        Self { map, revision: state.revision.load(Ordering::SeqCst), living: Arc::clone(&state.views) }
+    }
+}
+
+impl Drop for FakeView {
+    fn drop(&mut self) {
+        self.living.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl View for FakeView {
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn page(&self, request: &PageRequest) -> Result<Page, ReadError> {
+        let Some(bounds) = request.query.bounds(request.after.as_ref()) else { return Ok(Page::empty()) };
+        let upper = bounds.upper.as_deref().map_or(Unbounded, Excluded);
+        let mut found: Vec<_> = self.map.range::<[u8], _>((Included(&bounds.lower[..]), upper)).collect();
+        if request.query.reverse {
+            found.reverse();
+        }
+        let mut filler = PageFiller::new(request);
+        for (key, stored) in found {
+            if !filler.push(key.as_bytes(), &stored.value, stored.revision) {
+                break;
+            }
+        }
+        Ok(filler.finish())
+    }
+}
+
 impl Backend for Fake {
     async fn submit(&self, command: Command, _: Instant) -> Result<Applied, WriteError> {
         self.pass().await;
@@ -187,6 +235,33 @@ impl Backend for Fake {
         }
         let found = self.0.map.lock().unwrap().get(&key).cloned();
         Ok(ReadAnswer { found, revision: self.revision() })
+    }
+
+    async fn scan(
+        &self,
+        from: ScanFrom,
+        request: PageRequest,
+        deadline: Instant,
+    ) -> Result<(Listing, Page), ReadError> {
+        self.pass().await;
+        if let Some(error) = self.0.read_errors.lock().unwrap().pop_front() {
+            return Err(error);
+        }
+        let listing = match from {
+            ScanFrom::Listing(listing) => listing,
+            ScanFrom::Now(freshness) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                *self.0.last_read.lock().unwrap() = Some((freshness, left));
+                let view = Box::new(FakeView::of(&self.0));
+                Listing::new(view, request.query.clone(), freshness.consistency)
+            }
+        };
+        let page = listing.page(&request)?;
+        Ok((listing, page))
+    }
+
+    fn listings(&self) -> &Listings {
+        &self.0.listings
     }
 
     async fn status(&self) -> NodeStatus {

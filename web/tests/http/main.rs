@@ -12,6 +12,7 @@ mod fake;
 mod guards;
 mod keys;
 mod limits;
+mod listing;
 mod operations;
 mod server;
 mod unread;
