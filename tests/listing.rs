@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{Client, Cluster, Plan, Request};
+use support::{eventually, Client, Cluster, Plan, Request};
 
 const BATCH_PAIRS: usize = 128;
 const KEYS: usize = 100_000;
@@ -68,7 +68,7 @@ fn prefill(port: u16, count: usize, pair: impl Fn(usize) -> (String, String) + S
 }
 
 /// Changes pairs of keys, deletes keys and inserts others, until told to stop.
-fn change(port: u16, writer: usize, stop: &AtomicBool) -> Vec<Event> {
+fn change(port: u16, writer: usize, inserted: &AtomicUsize, stop: &AtomicBool) -> Vec<Event> {
     let (mut client, mut events) = (Client::new(port), Vec::new());
     for round in 0.. {
         if stop.load(Ordering::Relaxed) {
@@ -83,7 +83,11 @@ fn change(port: u16, writer: usize, stop: &AtomicBool) -> Vec<Event> {
                 set(&mut client, vec![(low, value.clone()), (high, value)])
             }
             2 => delete(&mut client, if index % 2 == 0 { low } else { high }),
-            _ => set(&mut client, vec![(format!("key/{index:06}/{writer}-{round}"), "new".into())]),
+            _ => {
+                let new = set(&mut client, vec![(format!("key/{index:06}/{writer}-{round}"), "new".into())]);
+                inserted.fetch_add(1, Ordering::Relaxed);
+                new
+            }
         });
     }
     events
@@ -168,15 +172,19 @@ fn a_listing_is_one_revision() {
     let leader = cluster.leader();
     let follower = (leader + 1) % 3;
     let mut events = prefill(cluster.port(leader), KEYS, |i| (format!("key/{i:06}"), format!("first-{i}")));
-    let stop = AtomicBool::new(false);
+    let (inserted, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let mut listed = Vec::new();
     thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
-                let (port, stop) = (cluster.port(writer), &stop);
-                scope.spawn(move || change(port, writer, stop))
+                let (port, inserted, stop) = (cluster.port(writer), &inserted, &stop);
+                scope.spawn(move || change(port, writer, inserted, stop))
             })
             .collect();
+        eventually("keys are inserted", PAGE_LIMIT, || match inserted.load(Ordering::Relaxed) {
+            0..WRITERS => Err("too few".into()),
+            _ => Ok(()),
+        });
         for (node, query) in
             [(follower, "prefix=key/"), (leader, "prefix=key/"), (follower, "start=key/&reverse=true")]
         {
