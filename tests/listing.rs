@@ -292,7 +292,7 @@ fn streams_take_constant_memory() {
     let begun = Instant::now();
     let mut stream = Stream::begin(cluster.port(0), "/v1/kv");
     let (mut count, mut samples) = (0, vec![resident_bytes(pid)]);
-    while let Some(line) = stream.next() {
+    for line in stream.by_ref() {
         if count % SAMPLE_ITEMS == 0 {
             assert_eq!(item(&line).0, format!("key/{count:08}"));
             samples.push(resident_bytes(pid));

@@ -119,13 +119,13 @@ fn page_of(view: &RocksView<'_>, request: &PageRequest) -> Result<Page, StorageE
 fn page_of_map(data: &BTreeMap<Box<[u8]>, Versioned>, request: &PageRequest) -> Page {
     let Some(bounds) = request.query.bounds(request.after.as_ref()) else { return Page::empty() };
     let upper = bounds.upper.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-    let found = data.range::<[u8], _>((Bound::Included(&bounds.lower[..]), upper));
+    let mut found = data.range::<[u8], _>((Bound::Included(&bounds.lower[..]), upper));
     let mut filler = PageFiller::new(request);
-    let mut push = |(key, stored): (&Box<[u8]>, &Versioned)| filler.push(key, &stored.value, stored.revision);
+    let mut push = |key: &[u8], stored: &Versioned| filler.push(key, &stored.value, stored.revision);
     // `all` ends at the first item that does not fit.
     match request.query.reverse {
-        false => found.map(&mut push).all(|fits| fits),
-        true => found.rev().map(&mut push).all(|fits| fits),
+        false => found.all(|(key, stored)| push(key, stored)),
+        true => found.rev().all(|(key, stored)| push(key, stored)),
     };
     filler.finish()
 }
