@@ -259,8 +259,8 @@ fn view_threads() -> usize {
     names.filter(|name| name.trim() == "store-view").count()
 }
 
-fn wait_for_threads(count: usize, turn: &MutexGuard<'_, ()>) {
-    let _ = turn;
+/// Only for who has the turn: the views of other tests would count.
+fn wait_for_threads(count: usize, _turn: &MutexGuard<'_, ()>) {
     let begun = Instant::now();
     while view_threads() != count {
         assert!(begun.elapsed() < Duration::from_secs(10), "{} threads, not {count}", view_threads());
