@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
-use quick_cache::{sync, Weighter};
+use quick_cache::{unsync, Weighter};
 use vaultdb_kv::Versioned;
 
 use crate::cache::{Cache, Found, ENTRY_OVERHEAD_BYTES};
@@ -22,7 +22,7 @@ pub type Make = fn(usize) -> Box<dyn Policy>;
 pub const POLICIES: [(&str, Make); 3] = [
     ("LRU, sharded (a node's)", |bytes| Box::new(Cache::new(bytes))),
     ("segmented LRU, sharded", |bytes| Box::new(Segmented::new(bytes))),
-    ("quick_cache", |bytes| Box::new(Quick::new(bytes))),
+    ("quick_cache, sharded", |bytes| Box::new(Quick::new(bytes))),
 ];
 
 fn entry_bytes(key: usize, value: usize) -> usize {
@@ -116,23 +116,35 @@ impl Weighter<Box<[u8]>, Versioned> for ByBytes {
     }
 }
 
-/// A clock with a ghost list, close to S3-FIFO.
-struct Quick(sync::Cache<Box<[u8]>, Versioned, ByBytes>);
+/// A clock with a list of what left lately, close to S3-FIFO (Yang et al. 2023, "FIFO queues are all you need for
+/// cache eviction"), in shards as a node's.
+struct Quick {
+    shards: Vec<Mutex<QuickShard>>,
+    hasher: RandomState,
+}
+
+type QuickShard = unsync::Cache<Box<[u8]>, Versioned, ByBytes>;
 
 impl Quick {
     fn new(bytes: usize) -> Self {
-        // Of this harness' entries; the crate sizes its tables and its ghost list by it.
+        let bytes = bytes / SHARDS;
+        // The crate sizes its list of what left by this.
         let entries = bytes / entry_bytes(16, 100);
-        Self(sync::Cache::with_weighter(entries, bytes as u64, ByBytes))
+        let shard = |_| Mutex::new(unsync::Cache::with_weighter(entries, bytes as u64, ByBytes));
+        Self { shards: (0..SHARDS).map(shard).collect(), hasher: RandomState::new() }
     }
 }
 
 impl Policy for Quick {
     fn read(&self, key: &[u8], value: &Bytes) -> bool {
-        if self.0.get(key).is_some() {
+        let shard = &self.shards[self.hasher.hash_one(key) as usize & (SHARDS - 1)];
+        let found = shard.lock().get(key).cloned();
+        if found.is_some() {
             return true;
         }
-        self.0.insert(key.into(), Versioned { value: Bytes::copy_from_slice(value), revision: 1 });
+        // As a node does: the lock is free while the engine is asked.
+        let value = Versioned { value: Bytes::copy_from_slice(value), revision: 1 };
+        shard.lock().insert(key.into(), value);
         false
     }
 }
