@@ -18,6 +18,7 @@ mod log_rules;
 mod mem_log;
 mod options;
 mod run;
+mod segments;
 mod snapshot;
 mod state_machine;
 mod stats;
