@@ -1,7 +1,8 @@
 //! What a node's cache keeps, what it costs, and what it saves.
 //!
 //! Informs three decisions: what the cache keeps (docs/adr/0009-cache-policy.md), how much of it only what was
-//! read again may take, and whether there is a cache at all beside RocksDB's own. Traces are drawn from fixed seeds: hit rates are the same in every run.
+//! read again may take, and whether there is a cache at all beside RocksDB's own. Traces are drawn from fixed
+//! seeds: hit rates differ from run to run by a few tenths of a point, as keys fall into other shards.
 //!
 //! `make bench-cache`.
 
