@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::{deadline, eventually, Cluster};
+use support::{deadline, eventually, Cluster, Plan};
 use vaultdb_consensus::api::JoinRequest;
 use vaultdb_kv::{AdminError, MemberAddr, Role};
 
@@ -69,7 +69,7 @@ async fn a_node_that_lost_its_disk_returns_under_a_new_id() {
 /// A node that joins after the log was purged is brought up by a snapshot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_node_is_brought_up_by_a_snapshot() {
-    let mut cluster = Cluster::start_with(1, 50).await;
+    let mut cluster = Cluster::start_with(1, Plan { snapshot_logs_since_last: 50, ..Plan::default() }).await;
     for i in 0..400 {
         cluster.put(0, &format!("k{i}"), &"v".repeat(1000), 5_000).await.unwrap();
     }

@@ -1,8 +1,8 @@
 //! What a node's cache keeps, what it costs, and what it saves.
 //!
-//! Informs two decisions: whether the cache stays sharded LRU or another policy takes its place (one that hits at
-//! least 5 points more often on loads that mix, at no higher cost), and whether there is a cache at all beside
-//! RocksDB's own. Traces are drawn from fixed seeds: hit rates are the same in every run.
+//! Informs three decisions: what the cache keeps (docs/adr/0009-cache-policy.md), how much of it only what was
+//! read again may take, and whether there is a cache at all beside RocksDB's own. Traces are drawn from fixed
+//! seeds: hit rates differ from run to run by a few tenths of a point, as keys fall into other shards.
 //!
 //! `make bench-cache`.
 
@@ -13,6 +13,9 @@
 mod cache;
 #[path = "cache/policies.rs"]
 mod policies;
+#[path = "../src/segments.rs"]
+#[allow(dead_code)]
+mod segments;
 #[path = "../src/stats.rs"]
 #[allow(dead_code)]
 mod stats;
@@ -23,7 +26,7 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 use bytes::Bytes;
-use policies::{Make, Policy, POLICIES};
+use policies::{Make, Policy, Share, POLICIES};
 use vaultdb_bench::{digits, KeySpace, Keys, Values};
 use vaultdb_kv::{Command, Key};
 use vaultdb_storage::{LogId, Lookup, Op, StateMachine, StoreOptions};
@@ -32,8 +35,10 @@ const VALUE_BYTES: usize = 100;
 const KEYS: u64 = 100_000;
 const KEYS_MANY: u64 = 1_000_000;
 /// What an entry of these keys and values counts.
-const ENTRY_BYTES: usize = 16 + VALUE_BYTES + cache::ENTRY_OVERHEAD_BYTES;
+const ENTRY_BYTES: usize = 16 + VALUE_BYTES + segments::ENTRY_OVERHEAD_BYTES;
 const SIZES_PERCENT: [usize; 3] = [1, 5, 10];
+/// Of a cache that may be protected; with 0 it is an LRU.
+const SHARES_PERCENT: [usize; 6] = [0, 50, 67, 80, 90, 95];
 /// Reads that count, after as many that do not.
 const READS: usize = 1_000_000;
 /// Reads of one thread, and of a store, whose time is taken.
@@ -155,6 +160,20 @@ fn print_hit_rates() {
     }
 }
 
+fn print_shares() {
+    println!("\nHits in percent, by the share that only what was read again may take, without shards:\n");
+    let names: Vec<_> = SHARES_PERCENT.iter().map(|share| format!("{share} %")).collect();
+    println!("| load | fits | {} |\n|---|---|{}", names.join(" | "), "---|".repeat(names.len()));
+    for (load, trace) in loads() {
+        for percent in SIZES_PERCENT {
+            let bytes = KEYS as usize * percent / 100 * ENTRY_BYTES;
+            let rate = |share: &usize| format!("{:.1}", hit_rate(&Share::new(bytes, *share), &trace));
+            let cells: Vec<_> = SHARES_PERCENT.iter().map(rate).collect();
+            println!("| {load} | {percent} % | {} |", cells.join(" | "));
+        }
+    }
+}
+
 fn print_costs() {
     println!(
         "\nNanoseconds of one read, Zipf 0.99, median of {TIMED_ROUNDS} rounds of {TIMED_READS} reads:\n"
@@ -271,6 +290,7 @@ fn print_savings() {
 
 fn main() {
     print_hit_rates();
+    print_shares();
     print_costs();
     print_savings();
 }

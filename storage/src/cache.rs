@@ -1,4 +1,4 @@
-//! The LRU cache of keys that are present, bounded by bytes.
+//! The cache of keys that are present: a segmented LRU in shards, bounded by bytes.
 //!
 //! Invariant: no entry is older than the last write of its key that was published. The danger is the
 //! stale fill: a reader fetches the old value, a write replaces it, the reader stores the old one.
@@ -9,10 +9,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use lru::LruCache;
 use parking_lot::Mutex;
 use vaultdb_kv::{Revision, Versioned};
 
+use crate::segments::{entry_bytes, Segments};
 use crate::stats::CacheStats;
 
 const SHARDS_MAX: usize = 16;
@@ -20,8 +20,8 @@ const SHARDS_MAX: usize = 16;
 const SHARD_BYTES_MIN: usize = 16 << 10;
 /// An entry may take up to this part of its shard, so that one value never sweeps out all the others.
 const ENTRY_SHARE: usize = 8;
-/// What an entry takes besides its key and value: list node, slot of the table, two allocations.
-pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 160;
+/// Part of a shard that only what was read again may take, in percent: docs/adr/0009-cache-policy.md.
+const PROTECTED_PERCENT: usize = 80;
 
 /// Permission to store what was read after a miss, valid while nothing was written to the shard.
 #[derive(Debug)]
@@ -38,8 +38,7 @@ pub(crate) enum Found {
 }
 
 struct Shard {
-    entries: LruCache<Box<[u8]>, Versioned>,
-    bytes: usize,
+    entries: Segments,
     epoch: u64,
 }
 
@@ -57,11 +56,13 @@ impl Cache {
         let wanted = (bytes_max / SHARD_BYTES_MIN).clamp(1, SHARDS_MAX);
         // The power of two at or below, so that a shard is chosen by a mask.
         let count = 1 << wanted.ilog2();
-        let shard = || Mutex::new(Shard { entries: LruCache::unbounded(), bytes: 0, epoch: 0 });
+        let shard_bytes_max = bytes_max / count;
+        let shard =
+            || Mutex::new(Shard { entries: Segments::new(shard_bytes_max, PROTECTED_PERCENT), epoch: 0 });
         Self {
             shards: (0..count).map(|_| shard()).collect(),
             hasher: RandomState::new(),
-            shard_bytes_max: bytes_max / count,
+            shard_bytes_max,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         }
@@ -72,7 +73,6 @@ impl Cache {
         let index = self.shard_of(key);
         let mut shard = self.shards[index].lock();
         if let Some(found) = shard.entries.get(key) {
-            let found = found.clone();
             drop(shard);
             self.hits.fetch_add(1, Ordering::Relaxed);
             return Found::Hit(found);
@@ -96,11 +96,11 @@ impl Cache {
         shard.epoch += 1;
         match change {
             // Only what was read is worth its place; what was just written is found in the engine's memory.
-            Some((revision, value)) if shard.entries.contains(key) => {
+            Some((revision, value)) if shard.entries.peek(key).is_some() => {
                 self.put(&mut shard, key, value, revision);
             }
             Some(_) => {}
-            None => shard.remove(key),
+            None => shard.entries.remove(key),
         }
     }
 
@@ -110,7 +110,6 @@ impl Cache {
             let mut shard = shard.lock();
             shard.epoch += 1;
             shard.entries.clear();
-            shard.bytes = 0;
         }
     }
 
@@ -128,7 +127,7 @@ impl Cache {
         for shard in &self.shards {
             let shard = shard.lock();
             stats.entries += shard.entries.len() as u64;
-            stats.bytes += shard.bytes as u64;
+            stats.bytes += shard.entries.bytes() as u64;
         }
         stats
     }
@@ -139,34 +138,17 @@ impl Cache {
     }
 
     fn put(&self, shard: &mut Shard, key: &[u8], value: &Bytes, revision: Revision) -> bool {
-        shard.remove(key);
-        let bytes = entry_bytes(key.len(), value.len());
-        if bytes > self.shard_bytes_max / ENTRY_SHARE {
+        if entry_bytes(key, value) > self.shard_bytes_max / ENTRY_SHARE {
+            // What may be there is older.
+            shard.entries.remove(key);
             return false;
         }
         // A copy: the bytes given may be a slice of a much larger buffer, which would be kept alive
         // and counted by nobody.
         let value = Bytes::copy_from_slice(value);
-        shard.entries.put(key.into(), Versioned { value, revision });
-        shard.bytes += bytes;
-        while shard.bytes > self.shard_bytes_max {
-            let Some((key, evicted)) = shard.entries.pop_lru() else { break };
-            shard.bytes -= entry_bytes(key.len(), evicted.value.len());
-        }
+        shard.entries.put(key, Versioned { value, revision });
         true
     }
-}
-
-impl Shard {
-    fn remove(&mut self, key: &[u8]) {
-        if let Some(removed) = self.entries.pop(key) {
-            self.bytes -= entry_bytes(key.len(), removed.value.len());
-        }
-    }
-}
-
-fn entry_bytes(key: usize, value: usize) -> usize {
-    key + value + ENTRY_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -237,7 +219,8 @@ mod tests {
         assert_eq!(cache.stats().entries, 0);
     }
 
-    /// The bound holds whatever is stored, the least recently used goes first, and the count is exact.
+    /// The bound holds for both lists together whatever is stored, what was read last stays, and the count
+    /// is exact.
     #[test]
     fn bytes_are_bounded() {
         let cache = Cache::new(SHARD_BYTES_MIN);
@@ -246,6 +229,12 @@ mod tests {
             let key = (i % 997).to_be_bytes();
             cache.update(&key, Some((u64::from(i), &value)));
             read(&cache, &key, u64::from(i), value);
+            // Some are read again, and grow while they are protected.
+            if i % 3 == 0 {
+                assert!(hit(&cache, &key).is_some());
+                let value = Bytes::from(vec![1; (i % 900) as usize]);
+                cache.update(&key, Some((u64::from(i), &value)));
+            }
             assert!(cache.stats().bytes <= SHARD_BYTES_MIN as u64);
         }
         assert!(hit(&cache, &(9_999u32 % 997).to_be_bytes()).is_some());
@@ -253,6 +242,86 @@ mod tests {
             cache.update(&i.to_be_bytes(), None);
         }
         assert_eq!((cache.stats().entries, cache.stats().bytes), (0, 0));
+    }
+
+    /// An overwritten value is not seen again: neither while its key is protected, nor once it is on probation
+    /// again, nor after it has left and was read anew.
+    #[test]
+    fn overwritten_values_do_not_come_back() {
+        let cache = Cache::new(SHARD_BYTES_MIN);
+        let (old, new) = (Bytes::from_static(b"old"), Bytes::from_static(b"new"));
+        read(&cache, b"k", 1, old);
+        assert!(hit(&cache, b"k").is_some());
+        cache.update(b"k", Some((2, &new)));
+        assert_eq!(hit(&cache, b"k"), Some(versioned(b"new", 2)));
+        // Others are read twice until they push it out of its place, then out of the cache.
+        let mut was_on_probation = false;
+        for other in 0u32..1_000 {
+            for _ in 0..2 {
+                read(&cache, &other.to_be_bytes(), 3, Bytes::new());
+            }
+            let shard = cache.shards[0].lock();
+            match shard.entries.peek(b"k") {
+                Some(found) => assert_eq!(*found, versioned(b"new", 2)),
+                None => break,
+            }
+            was_on_probation |= shard.entries.is_on_probation(b"k");
+        }
+        assert!(was_on_probation);
+        let token = miss(&cache, b"k");
+        assert!(cache.complete_fill(token, b"k", &versioned(b"new", 2)));
+        assert_eq!(hit(&cache, b"k"), Some(versioned(b"new", 2)));
+    }
+
+    proptest::proptest! {
+        /// Whatever was read twice survives one pass over any number of other keys, of any size.
+        #[test]
+        fn one_pass_leaves_what_is_read_often(
+            hot in 1u32..60,
+            scanned in proptest::collection::vec(0usize..3_000, 0..2_000),
+        ) {
+            let cache = Cache::new(SHARD_BYTES_MIN);
+            let key = |i: u32| i.to_be_bytes();
+            for _ in 0..2 {
+                (0..hot).for_each(|i| read(&cache, &key(i), 1, Bytes::from_static(b"hot")));
+            }
+            for (i, bytes) in (hot..).zip(&scanned) {
+                read(&cache, &key(i), 1, Bytes::from(vec![0; *bytes]));
+            }
+            for i in 0..hot {
+                proptest::prop_assert_eq!(hit(&cache, &key(i)), Some(versioned(b"hot", 1)));
+            }
+        }
+
+        /// A hit is the value that was written last, whatever is read, written and removed in whatever order,
+        /// by fills that a write overtakes, too.
+        #[test]
+        fn hits_are_what_was_written_last(steps in proptest::collection::vec((0u8..5, 0u8..40, 0usize..700), 0..2_000)) {
+            let cache = Cache::new(SHARD_BYTES_MIN);
+            let mut engine = std::collections::BTreeMap::new();
+            let mut under_way: Option<(FillToken, u8, Option<Versioned>)> = None;
+            for (revision, (step, key, bytes)) in (1u64..).zip(steps) {
+                match step {
+                    0 => {
+                        let value = Bytes::from(vec![key; bytes]);
+                        cache.update(&[key], Some((revision, &value)));
+                        engine.insert(key, Versioned { value, revision });
+                    }
+                    1 => {
+                        cache.update(&[key], None);
+                        engine.remove(&key);
+                    }
+                    2 => if let Some((token, key, Some(found))) = under_way.take() {
+                        cache.complete_fill(token, &[key], &found);
+                    },
+                    3.. => match cache.begin_fill(&[key]) {
+                        Found::Hit(found) => proptest::prop_assert_eq!(Some(&found), engine.get(&key)),
+                        Found::Miss(token) => under_way = Some((token, key, engine.get(&key).cloned())),
+                    },
+                }
+                proptest::prop_assert!(cache.stats().bytes <= SHARD_BYTES_MIN as u64);
+            }
+        }
     }
 
     /// A value that takes too large a part of its shard replaces nothing, and its old entry goes.

@@ -1,4 +1,4 @@
-//! What a node keeps: the state machine on RocksDB with its LRU cache, snapshots, and the Raft log.
+//! What a node keeps: the state machine on RocksDB with its cache, snapshots, and the Raft log.
 //!
 //! Knows nothing of openraft or actix. Invariant: the data and the id of the last applied log entry
 //! change in one atomic write, so what is read back after a crash is always a prefix of the log.
@@ -18,6 +18,7 @@ mod log_rules;
 mod mem_log;
 mod options;
 mod run;
+mod segments;
 mod snapshot;
 mod state_machine;
 mod stats;

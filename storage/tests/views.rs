@@ -316,3 +316,21 @@ fn only_keys_are_listed() {
     let view = store.view().unwrap();
     assert_eq!((all(&view), view.revision()), (vec![], store.revision()));
 }
+
+/// A listing goes past the cache: it neither fills it nor displaces what is read often.
+#[test]
+fn listings_leave_the_cache_alone() {
+    let _turn = TURN.lock();
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut model = Model::new();
+    for key in 0..200u8 {
+        write(&store, &mut model, &[b'k', key], Some(vec![key; 100]));
+    }
+    let hot = Key::new(Bytes::from_static(b"k\x07")).unwrap();
+    store.get(&hot).unwrap();
+    let before = store.stats().cache;
+    assert_eq!(before.entries, 1);
+    assert_eq!(all(&store.view().unwrap()).len(), 200);
+    assert_eq!(store.stats().cache, before);
+}

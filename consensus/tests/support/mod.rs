@@ -1,18 +1,21 @@
-//! Whole clusters in one process: real consensus over in-memory stores, joined by pipes that a test
-//! can cut between any two nodes.
+//! Whole clusters in one process: real consensus over stores in memory or on disk, joined by pipes that a
+//! test can cut between any two nodes.
 #![allow(clippy::unwrap_used)]
 #![allow(dead_code)] // Each test file uses a part of it.
 
 pub mod pipes;
+pub mod reader;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pipes::Pipes;
+use tempfile::TempDir;
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, ProposeError};
 use vaultdb_consensus::identity::Identity;
-use vaultdb_consensus::{Consensus, ConsensusConfig, RaftOptions, Timing};
-use vaultdb_kv::{Command, Consistency, Key, MemberAddr, ReadError, Role};
+use vaultdb_consensus::{create_log, Consensus, ConsensusConfig, RaftOptions, Timing};
+use vaultdb_kv::{Command, Consistency, Freshness, Key, MemberAddr, ReadError, Role};
 
 /// How long a test waits for any one condition.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,7 +26,25 @@ pub const TIMING: Timing =
 pub struct Cluster {
     pub pipes: Arc<Pipes>,
     pub nodes: Vec<Consensus>,
+    pub plan: Plan,
+    /// Of every node that was ever started, by name.
+    identities: HashMap<String, Identity>,
+    disk: Option<TempDir>,
+}
+
+/// What each node is started with. A change holds for those that are started later.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub timing: Timing,
     pub snapshot_logs_since_last: u64,
+    /// Whether the nodes keep their data on disk, so that they can be restarted.
+    pub on_disk: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan { timing: TIMING, snapshot_logs_since_last: 5_000, on_disk: false }
+    }
 }
 
 pub fn deadline(ms: u64) -> Instant {
@@ -51,15 +72,33 @@ pub async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> 
     }
 }
 
+/// Reads as a node's own clients do: waits until its store is fresh, then asks the store.
+pub async fn read_at(
+    node: &Consensus,
+    wanted: Freshness,
+    key: &str,
+    ms: u64,
+) -> Result<Option<String>, ReadError> {
+    node.freshen(&wanted, deadline(ms)).await?;
+    Ok(stored(node, key))
+}
+
+fn stored(node: &Consensus, key: &str) -> Option<String> {
+    let found = node.store().get(&Key::new(key.to_owned()).unwrap()).unwrap()?;
+    Some(String::from_utf8(found.value.to_vec()).unwrap())
+}
+
 impl Cluster {
     pub async fn start(count: usize) -> Cluster {
-        Self::start_with(count, 5_000).await
+        Self::start_with(count, Plan::default()).await
     }
 
-    pub async fn start_with(count: usize, snapshot_logs_since_last: u64) -> Cluster {
+    pub async fn start_with(count: usize, plan: Plan) -> Cluster {
         // Off unless asked for: RUST_LOG=debug shows what every node does.
         let _ = env_logger::builder().is_test(true).try_init();
-        let mut cluster = Cluster { pipes: Pipes::new(), nodes: Vec::new(), snapshot_logs_since_last };
+        let disk = plan.on_disk.then(|| tempfile::tempdir().unwrap());
+        let (pipes, identities) = (Pipes::new(), HashMap::new());
+        let mut cluster = Cluster { pipes, nodes: Vec::new(), plan, identities, disk };
         let mut first = Identity::new("node0");
         first.bootstrap();
         cluster.launch(&first);
@@ -72,25 +111,45 @@ impl Cluster {
 
     /// Starts a node with a complete identity.
     pub fn launch(&mut self, identity: &Identity) -> usize {
+        self.nodes.push(self.start_node(identity));
+        self.identities.insert(identity.name.clone(), identity.clone());
+        self.nodes.len() - 1
+    }
+
+    fn start_node(&self, identity: &Identity) -> Consensus {
         let me = identity.member(addr(&identity.name)).unwrap();
+        let data_dir = self.disk.as_ref().map(|disk| disk.path().join(&identity.name));
+        if let Some(dir) = &data_dir {
+            create_log(dir, Default::default()).unwrap();
+        }
         let config = ConsensusConfig {
-            data_dir: None,
+            data_dir,
             bootstrap: identity.bootstrap,
             listener: self.pipes.listen(&me.addr.raft),
             dialler: self.pipes.dialler(&me.addr.raft),
             me,
             raft: RaftOptions {
-                timing: TIMING,
-                snapshot_logs_since_last: self.snapshot_logs_since_last,
-                snapshot_logs_to_keep: self.snapshot_logs_since_last / 2,
+                timing: self.plan.timing,
+                snapshot_logs_since_last: self.plan.snapshot_logs_since_last,
+                snapshot_logs_to_keep: self.plan.snapshot_logs_since_last / 2,
                 append_entries_max: 512,
             },
             store: Default::default(),
             log: Default::default(),
             share_reads: true,
         };
-        self.nodes.push(Consensus::start(config).unwrap());
-        self.nodes.len() - 1
+        Consensus::start(config).unwrap()
+    }
+
+    /// Ends a node on disk and starts it again, with the plan as it is now.
+    pub async fn restart(&mut self, node: usize) {
+        let old = self.nodes.remove(node);
+        let identity = &self.identities[&old.status().node.name];
+        old.shutdown().await;
+        // It would hold the store's lock.
+        drop(old);
+        let new = self.start_node(identity);
+        self.nodes.insert(node, new);
     }
 
     /// Asks until the node that had the name before is no longer thought to be alive.
@@ -163,14 +222,11 @@ impl Cluster {
     }
 
     pub async fn read(&self, node: usize, key: &str, ms: u64) -> Result<Option<String>, ReadError> {
-        self.nodes[node].freshen(&Consistency::Linearizable.into(), deadline(ms)).await?;
-        Ok(self.read_stale(node, key))
+        read_at(&self.nodes[node], Consistency::Linearizable.into(), key, ms).await
     }
 
     pub fn read_stale(&self, node: usize, key: &str) -> Option<String> {
-        let key = Key::new(key.to_owned()).unwrap();
-        let found = self.nodes[node].store().get(&key).unwrap()?;
-        Some(String::from_utf8(found.value.to_vec()).unwrap())
+        stored(&self.nodes[node], key)
     }
 
     /// Cuts every link between the two groups, in both directions.
@@ -180,6 +236,11 @@ impl Cluster {
                 self.pipes.cut(&self.addr(*l), &self.addr(*r));
             }
         }
+    }
+
+    /// Lets nothing more through from one node to another; what goes the other way still arrives.
+    pub fn mute(&self, from: usize, to: usize) {
+        self.pipes.mute(&self.addr(from), &self.addr(to));
     }
 
     pub fn heal(&self) {

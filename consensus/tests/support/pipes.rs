@@ -1,4 +1,5 @@
-//! A network of pipes in memory. A cut ends the connections between two nodes and refuses new ones.
+//! A network of pipes in memory. A cut ends the connections between two nodes and refuses new ones; a mute
+//! direction holds back what is sent that way.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -20,11 +21,13 @@ type Edge = (String, String);
 struct State {
     listeners: HashMap<String, mpsc::UnboundedSender<DuplexStream>>,
     cut: HashSet<Edge>,
+    /// From whom to whom nothing gets through.
+    mute: HashSet<(String, String)>,
 }
 
 pub struct Pipes {
     state: Mutex<State>,
-    /// Counts changes of the cuts; each connection looks again when it changes.
+    /// Counts changes of the cuts and mutes; each connection looks again when it changes.
     changed: watch::Sender<u64>,
 }
 
@@ -46,8 +49,17 @@ impl Pipes {
         self.changed.send_modify(|n| *n += 1);
     }
 
+    /// What is sent from now on arrives after [`Pipes::heal`], on connections that last until then.
+    pub fn mute(&self, from: &str, to: &str) {
+        self.state.lock().unwrap().mute.insert((from.to_owned(), to.to_owned()));
+        self.changed.send_modify(|n| *n += 1);
+    }
+
     pub fn heal(&self) {
-        self.state.lock().unwrap().cut.clear();
+        let mut state = self.state.lock().unwrap();
+        state.cut.clear();
+        state.mute.clear();
+        drop(state);
         self.changed.send_modify(|n| *n += 1);
     }
 
@@ -63,6 +75,10 @@ impl Pipes {
 
     fn is_cut(&self, edge: &Edge) -> bool {
         self.state.lock().unwrap().cut.contains(edge)
+    }
+
+    fn is_mute(&self, way: &(String, String)) -> bool {
+        self.state.lock().unwrap().mute.contains(way)
     }
 }
 
@@ -85,18 +101,21 @@ impl Dial for Dialler {
                 let listener = state.listeners.get(addr).ok_or(io::ErrorKind::ConnectionRefused)?;
                 listener.send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
             }
-            tokio::spawn(carry(self.pipes.clone(), edge, near_end, far_end));
+            let way = (self.from.clone(), addr.to_owned());
+            tokio::spawn(carry(self.pipes.clone(), way, near_end, far_end));
             let (read, write) = split(near);
             Ok(Connection { read: Box::new(read), write: Box::new(write) })
         })
     }
 }
 
-/// One end of a connection. Looks for a cut before each read, so that nothing crosses that was sent after
+/// One end of a connection. Looks for a cut or a mute before each read, so that nothing crosses that was sent after
 /// the cut was made: being woken by it would come too late for what is already there.
 struct End {
     pipes: Arc<Pipes>,
     edge: Edge,
+    /// From whom to whom goes what is read here.
+    way: (String, String),
     stream: DuplexStream,
 }
 
@@ -108,6 +127,10 @@ impl AsyncRead for End {
     ) -> Poll<io::Result<()>> {
         if self.pipes.is_cut(&self.edge) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if self.pipes.is_mute(&self.way) {
+            // Asked again at the next change.
+            return Poll::Pending;
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
@@ -127,10 +150,12 @@ impl AsyncWrite for End {
     }
 }
 
-async fn carry(pipes: Arc<Pipes>, edge: Edge, near: DuplexStream, far: DuplexStream) {
+async fn carry(pipes: Arc<Pipes>, way: (String, String), near: DuplexStream, far: DuplexStream) {
     let mut changed = pipes.changed.subscribe();
-    let end = |stream| End { pipes: pipes.clone(), edge: edge.clone(), stream };
-    let (mut near, mut far) = (end(near), end(far));
+    let edge = edge(&way.0, &way.1);
+    let back = (way.1.clone(), way.0.clone());
+    let end = |way, stream| End { pipes: pipes.clone(), edge: edge.clone(), way, stream };
+    let (mut near, mut far) = (end(way, near), end(back, far));
     let copy = tokio::io::copy_bidirectional(&mut near, &mut far);
     tokio::pin!(copy);
     loop {

@@ -1,4 +1,4 @@
-//! The cache of a node and two other ways of choosing what to keep, behind one face. All are bounded by the same
+//! The cache of a node and other ways of choosing what to keep, behind one face. All are bounded by the same
 //! bytes, counted alike.
 
 use std::hash::{BuildHasher, RandomState};
@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use quick_cache::{unsync, Weighter};
 use vaultdb_kv::Versioned;
 
-use crate::cache::{Cache, Found, ENTRY_OVERHEAD_BYTES};
+use crate::cache::{Cache, Found};
+use crate::segments::{entry_bytes, Segments};
 
 pub trait Policy: Send + Sync {
     /// Looks the key up and, where it is missing, stores the value as one that was read. Whether it was there.
@@ -20,90 +21,88 @@ pub type Make = fn(usize) -> Box<dyn Policy>;
 
 /// Each makes a cache of at most so many bytes.
 pub const POLICIES: [(&str, Make); 3] = [
-    ("LRU, sharded (a node's)", |bytes| Box::new(Cache::new(bytes))),
-    ("segmented LRU, sharded", |bytes| Box::new(Segmented::new(bytes))),
+    ("LRU, sharded", |bytes| Box::new(Lru::new(bytes))),
+    ("segmented LRU, sharded (a node's)", |bytes| Box::new(Cache::new(bytes))),
     ("quick_cache, sharded", |bytes| Box::new(Quick::new(bytes))),
 ];
-
-fn entry_bytes(key: usize, value: usize) -> usize {
-    key + value + ENTRY_OVERHEAD_BYTES
-}
 
 impl Policy for Cache {
     fn read(&self, key: &[u8], value: &Bytes) -> bool {
         match self.begin_fill(key) {
             Found::Hit(_) => true,
             Found::Miss(token) => {
-                self.complete_fill(token, key, &Versioned { value: value.clone(), revision: 1 });
+                self.complete_fill(token, key, &versioned(value));
                 false
             }
         }
     }
 }
 
+/// A copy, as a node makes one.
+fn versioned(value: &Bytes) -> Versioned {
+    Versioned { value: Bytes::copy_from_slice(value), revision: 1 }
+}
+
+/// A node's lists, in one shard, with another share of them protected.
+pub struct Share(Mutex<Segments>);
+
+impl Share {
+    pub fn new(bytes: usize, protected_percent: usize) -> Self {
+        Self(Mutex::new(Segments::new(bytes, protected_percent)))
+    }
+}
+
+impl Policy for Share {
+    fn read(&self, key: &[u8], value: &Bytes) -> bool {
+        let mut segments = self.0.lock();
+        let was_there = segments.get(key).is_some();
+        if !was_there {
+            segments.put(key, versioned(value));
+        }
+        was_there
+    }
+}
+
 /// As the cache of a node has them.
 const SHARDS: usize = 16;
-/// Part of a shard that only what was read twice may take, in percent.
-const PROTECTED_PERCENT: usize = 80;
 
-/// Two LRU lists for each shard: what was read once leaves before what was read again (Karedla, Love and Wherry
-/// 1994, "Caching strategies to improve disk system performance").
-struct Segmented {
-    shards: Vec<Mutex<Shard>>,
+struct Lru {
+    shards: Vec<Mutex<LruShard>>,
     hasher: RandomState,
     shard_bytes_max: usize,
 }
 
-struct Shard {
-    once: LruCache<Box<[u8]>, Versioned>,
-    again: LruCache<Box<[u8]>, Versioned>,
-    once_bytes: usize,
-    again_bytes: usize,
+struct LruShard {
+    entries: LruCache<Box<[u8]>, Versioned>,
+    bytes: usize,
 }
 
-impl Segmented {
+impl Lru {
     fn new(bytes: usize) -> Self {
-        let (once, again) = (LruCache::unbounded, LruCache::unbounded);
-        let shard = || Mutex::new(Shard { once: once(), again: again(), once_bytes: 0, again_bytes: 0 });
+        let shard = || Mutex::new(LruShard { entries: LruCache::unbounded(), bytes: 0 });
         let shards = (0..SHARDS).map(|_| shard()).collect();
         Self { shards, hasher: RandomState::new(), shard_bytes_max: bytes / SHARDS }
     }
 }
 
-impl Policy for Segmented {
+impl Policy for Lru {
     fn read(&self, key: &[u8], value: &Bytes) -> bool {
-        let index = self.hasher.hash_one(key) as usize & (SHARDS - 1);
-        let mut shard = self.shards[index].lock();
-        let shard = &mut *shard;
-        if let Some(found) = shard.again.get(key) {
-            drop(found.clone());
+        let shard = &self.shards[self.hasher.hash_one(key) as usize & (SHARDS - 1)];
+        let found = shard.lock().entries.get(key).cloned();
+        if found.is_some() {
             return true;
         }
-        let hit = shard.once.pop_entry(key);
-        let was_there = hit.is_some();
-        if let Some((key, found)) = hit {
-            let bytes = entry_bytes(key.len(), found.value.len());
-            drop(found.clone());
-            shard.once_bytes -= bytes;
-            shard.again_bytes += bytes;
-            shard.again.put(key, found);
-            while shard.again_bytes > self.shard_bytes_max * PROTECTED_PERCENT / 100 {
-                let Some((key, back)) = shard.again.pop_lru() else { break };
-                let bytes = entry_bytes(key.len(), back.value.len());
-                shard.again_bytes -= bytes;
-                shard.once_bytes += bytes;
-                shard.once.put(key, back);
-            }
-        } else {
-            let value = Versioned { value: Bytes::copy_from_slice(value), revision: 1 };
-            shard.once_bytes += entry_bytes(key.len(), value.value.len());
-            shard.once.put(key.into(), value);
+        // As a node does: the lock is free while the engine is asked.
+        let mut shard = shard.lock();
+        shard.bytes += entry_bytes(key, value);
+        if let Some(old) = shard.entries.put(key.into(), versioned(value)) {
+            shard.bytes -= entry_bytes(key, &old.value);
         }
-        while shard.once_bytes + shard.again_bytes > self.shard_bytes_max {
-            let Some((key, gone)) = shard.once.pop_lru() else { break };
-            shard.once_bytes -= entry_bytes(key.len(), gone.value.len());
+        while shard.bytes > self.shard_bytes_max {
+            let Some((key, gone)) = shard.entries.pop_lru() else { break };
+            shard.bytes -= entry_bytes(&key, &gone.value);
         }
-        was_there
+        false
     }
 }
 
@@ -112,7 +111,7 @@ struct ByBytes;
 
 impl Weighter<Box<[u8]>, Versioned> for ByBytes {
     fn weight(&self, key: &Box<[u8]>, value: &Versioned) -> u64 {
-        entry_bytes(key.len(), value.value.len()) as u64
+        entry_bytes(key, &value.value) as u64
     }
 }
 
@@ -129,7 +128,7 @@ impl Quick {
     fn new(bytes: usize) -> Self {
         let bytes = bytes / SHARDS;
         // The crate sizes its list of what left by this.
-        let entries = bytes / entry_bytes(16, 100);
+        let entries = bytes / entry_bytes(&[0; 16], &[0; 100]);
         let shard = |_| Mutex::new(unsync::Cache::with_weighter(entries, bytes as u64, ByBytes));
         Self { shards: (0..SHARDS).map(shard).collect(), hasher: RandomState::new() }
     }
@@ -143,8 +142,7 @@ impl Policy for Quick {
             return true;
         }
         // As a node does: the lock is free while the engine is asked.
-        let value = Versioned { value: Bytes::copy_from_slice(value), revision: 1 };
-        shard.lock().insert(key.into(), value);
+        shard.lock().insert(key.into(), versioned(value));
         false
     }
 }
