@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{stream, StreamExt, TryStreamExt};
 use openraft::errors::NetworkError;
 use vaultdb_kv::failpoint;
@@ -93,11 +94,21 @@ async fn read(snapshot: Snapshot, piece: Piece) -> Rpc<SnapshotChunk> {
     let read = move || {
         let data = snapshot.read_chunk(file, offset, bytes).map_err(|e| e.to_string())?;
         let crc32 = crc32fast::hash(&data);
+        let data = if failpoint::is_on("snapshot-damaged") { damaged(&data) } else { data };
         let file = u32::try_from(file).map_err(|e| e.to_string())?;
         Ok::<_, String>(SnapshotChunk { file, offset, data, crc32 })
     };
     let chunk = tokio::task::spawn_blocking(read).await.map_err(|e| network_error(e.to_string()))?;
     chunk.map_err(|reason| openraft::errors::RPCError::Network(NetworkError::from_string(reason)))
+}
+
+/// The same but for one bit: for tests of the receiver.
+fn damaged(data: &Bytes) -> Bytes {
+    let mut data = data.to_vec();
+    if let Some(byte) = data.last_mut() {
+        *byte ^= 1;
+    }
+    data.into()
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ pub fn transfer(snapshot: &Snapshot, to: &StateMachine, bytes: usize) -> Snapsho
     let meta: SnapshotMeta = snapshot.meta().clone();
     let mut receiver = to.receive_snapshot(meta.clone()).expect("begin");
     for (file, described) in meta.files.iter().enumerate() {
-        let mut offset = 0;
+        let mut offset = receiver.received()[file];
         while offset < described.bytes {
             let chunk = snapshot.read_chunk(file, offset, bytes).expect("read");
             receiver.write_chunk(file, offset, &chunk, crc32fast::hash(&chunk)).expect("take");
