@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::snapshots::{check_filled, fill, leave_behind, metric, plan, transfer};
+use support::snapshots::{check_filled, fill, leave_behind, metric, plan, transfer, try_metric};
 use support::{eventually, Cluster, Plan};
 
 const TRANSFER_LIMIT: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ fn caught_in_the_middle(cluster: &mut Cluster) -> (usize, u64, u64) {
 
 fn wait_installed(cluster: &Cluster, node: usize) {
     eventually("the snapshot is installed", TRANSFER_LIMIT, || {
-        match metric(cluster, node, "vaultdb_snapshot_installed_total") {
+        match try_metric(cluster, node, "vaultdb_snapshot_installed_total")? {
             0 => Err(format!("{:?}", transfer(cluster, node, "receive"))),
             _ => Ok(()),
         }

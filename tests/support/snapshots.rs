@@ -63,9 +63,14 @@ pub fn leave_behind(cluster: &Cluster, last_log: u64) {
 
 /// One figure of `GET /metrics` without labels.
 pub fn metric(cluster: &Cluster, node: usize, name: &str) -> u64 {
-    let page = cluster.ask(node, &Request::get("/metrics")).text();
+    try_metric(cluster, node, name).unwrap_or_else(|reason| panic!("{reason}"))
+}
+
+/// As [`metric`], of a node that may be starting.
+pub fn try_metric(cluster: &Cluster, node: usize, name: &str) -> Result<u64, String> {
+    let page = cluster.send(node, &Request::get("/metrics")).map_err(|failure| failure.to_string())?.text();
     let line = page.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{page}"))
+    line.and_then(|value| value.parse().ok()).ok_or_else(|| format!("no {name} in\n{page}"))
 }
 
 /// A row of `raft.snapshot_transfers`: bytes done and in total.
