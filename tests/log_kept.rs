@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::snapshots::metric;
+use support::snapshots::{metric, put};
 use support::{eventually, Cluster, Plan};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ fn write(cluster: &Cluster, count: usize, bytes: usize) {
     let leader = cluster.leader();
     let value = "x".repeat(bytes);
     for number in 0..count {
-        cluster.must_put(leader, &format!("k{}", number % 50), &value);
+        put(cluster, leader, &format!("k{}", number % 50), &value);
     }
 }
 

@@ -133,7 +133,11 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachineAdapter {
     type SnapshotData = Snapshot;
 
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
-        raft_snapshot(self.blocking(StateMachine::build_snapshot).await?)
+        let began = Instant::now();
+        let snapshot = self.blocking(StateMachine::build_snapshot).await?;
+        let (id, bytes, took_ms) = (&snapshot.meta().id, snapshot.bytes(), began.elapsed().as_millis());
+        log::info!("built snapshot {id} of {bytes} bytes in {took_ms} ms");
+        raft_snapshot(snapshot)
     }
 }
 

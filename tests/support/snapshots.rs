@@ -10,6 +10,8 @@ const VALUE_BYTES: usize = 128 * 1024;
 const VALUES: usize = 96;
 /// Longest wait for a snapshot to be built and the log behind it purged.
 const PURGE_LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for one write to be acknowledged.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Snapshots every 200 entries, hardly any log kept.
 pub fn plan(nodes: usize, env: &[(&'static str, &str)]) -> Plan {
@@ -28,11 +30,20 @@ fn large_value(number: usize) -> String {
     (0..VALUE_BYTES / 8).map(|_| format!("{:08x}", dice.below(u64::from(u32::MAX)))).collect()
 }
 
+/// Writes until it is acknowledged: what matters here is what is there in the end, and a machine under load may
+/// take longer than a request.
+pub fn put(cluster: &Cluster, node: usize, key: &str, value: &str) {
+    eventually(&format!("{key} is written"), WRITE_LIMIT, || match cluster.put(node, key, value, "") {
+        answer if answer.status == 200 => Ok(()),
+        answer => Err(answer.text()),
+    });
+}
+
 /// Writes some megabytes that do not compress well.
 pub fn fill(cluster: &Cluster) {
     let leader = cluster.leader();
     for number in 0..VALUES {
-        cluster.must_put(leader, &format!("large-{number}"), &large_value(number));
+        put(cluster, leader, &format!("large-{number}"), &large_value(number));
     }
 }
 
@@ -51,7 +62,7 @@ pub fn leave_behind(cluster: &Cluster, last_log: u64) {
     let mut number = 0;
     eventually("the log is purged beyond what the node has", PURGE_LIMIT, || {
         for _ in 0..20 {
-            cluster.must_put(leader, &format!("small-{}", number % 100), &number.to_string());
+            put(cluster, leader, &format!("small-{}", number % 100), &number.to_string());
             number += 1;
         }
         match cluster.status(leader).number("/raft/purged") {
