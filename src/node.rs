@@ -209,7 +209,10 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
                 election_timeout_ms_max: config.election_timeout_ms_max,
             },
             snapshot_logs_since_last: config.snapshot_logs_since_last,
+            snapshot_bytes_since_last: config.snapshot_bytes_since_last,
             snapshot_logs_to_keep: config.snapshot_logs_to_keep,
+            snapshot_bytes_to_keep: config.snapshot_bytes_to_keep,
+            snapshot_bytes_per_second_max: config.snapshot_bytes_per_second_max,
             append_entries_max: config.append_entries_max,
         },
         store: StoreOptions {

@@ -55,9 +55,16 @@ pub struct Config {
     pub append_entries_max: u64,
     /// A snapshot is built once this many log entries were applied since the last.
     pub snapshot_logs_since_last: u64,
+    /// Or once the log has grown by this many bytes since the last, if that is sooner.
+    pub snapshot_bytes_since_last: u64,
     /// Entries before a snapshot that are kept in the log, so that a node that was away for a
     /// moment catches up by entries instead of by a whole snapshot.
     pub snapshot_logs_to_keep: u64,
+    /// Bytes of the log before a snapshot that are kept, if that is less.
+    pub snapshot_bytes_to_keep: u64,
+    /// Bytes of snapshots that a node sends in a second, to all peers together; 0: no limit. Leaves the disk
+    /// and the network to the writes beside it.
+    pub snapshot_bytes_per_second_max: u64,
 
     // --- the Raft log ---
     /// Size of one file of the log, in bytes. Files are filled with zeros ahead of time and deleted whole.
@@ -107,7 +114,10 @@ impl Default for Config {
             heartbeat_interval_ms: 60,
             append_entries_max: 512,
             snapshot_logs_since_last: 100_000,
-            snapshot_logs_to_keep: 10_000,
+            snapshot_bytes_since_last: 256 * MIB,
+            snapshot_logs_to_keep: 100_000,
+            snapshot_bytes_to_keep: 128 * MIB,
+            snapshot_bytes_per_second_max: 32 * MIB,
             wal_segment_bytes: 16 * MIB,
             wal_cache_bytes: 8 * MIB,
             cache_bytes: 64 * MIB,

@@ -74,8 +74,37 @@ pub struct ClusterStatus {
     pub applied: u64,
     pub snapshot: u64,
     pub purged: u64,
+    /// Snapshots on their way, to and from this node.
+    pub transfers: Vec<TransferStatus>,
+    pub transfer_totals: TransferTotals,
     /// Set once consensus has stopped for good; the process must end with exit code 70.
     pub fatal: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferDirection {
+    Send,
+    Receive,
+}
+
+/// A snapshot on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransferStatus {
+    /// Name of the other node; empty when it is no longer a member.
+    pub peer: String,
+    pub direction: TransferDirection,
+    /// Bytes that the receiver has, those of an earlier, interrupted transfer included.
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+}
+
+/// What went over the network in snapshots since the process started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TransferTotals {
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// Snapshots of other nodes that were installed here.
+    pub installed: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,6 +19,8 @@ use crate::contacts::Contacts;
 use crate::identity::Member;
 use crate::network::{Lane, Links};
 use crate::node::Timing;
+use crate::snapshot::receive::Reception;
+use crate::snapshot::transfers::Transfers;
 use crate::stages::Stages;
 use crate::types::{log_id, Raft, SharedCommand};
 use crate::wire::{Proof, Request, Response};
@@ -29,6 +31,10 @@ pub struct Core {
     pub store: Arc<StateMachine>,
     pub links: Arc<Links>,
     pub contacts: Arc<Contacts>,
+    /// Snapshots on their way to and from this node.
+    pub transfers: Arc<Transfers>,
+    /// The snapshot that this node receives.
+    pub reception: Reception,
     /// Index of the last applied entry, whose effect is readable.
     pub applied: watch::Receiver<u64>,
     pub stages: Arc<Stages>,

@@ -17,6 +17,7 @@ mod membership;
 mod network;
 mod node;
 mod server;
+mod snapshot;
 pub mod stages;
 mod state_machine;
 mod status;
@@ -25,6 +26,7 @@ mod suite_tests;
 mod tending;
 pub mod transport;
 mod types;
+mod upkeep;
 mod wire;
 
 pub use node::{create_log, wal_dir, Consensus, ConsensusConfig, RaftOptions, StartError, Timing};

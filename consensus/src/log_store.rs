@@ -192,7 +192,9 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
     }
 
     async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
-        self.log.purge(log_id(&upto))
+        self.log.purge(log_id(&upto))?;
+        failpoint::reach("log-purged");
+        Ok(())
     }
 }
 

@@ -21,18 +21,19 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use vaultdb_kv::NodeId;
-use vaultdb_storage::Snapshot;
+use vaultdb_storage::{Snapshot, Vote};
 
 use crate::codec::LogPayload;
 use crate::contacts::Contacts;
 use crate::link::{Link, LinkError, Route};
+use crate::snapshot::send::{self, STEP_MS_MAX};
+use crate::snapshot::throttle::Throttle;
+use crate::snapshot::transfers::Transfers;
 use crate::transport::Dial;
 use crate::types::{
     log_id, raft_log_id, raft_vote, vote, PeerNode, RaftLogId, RaftSnapshot, RaftVote, TypeConfig,
 };
-use crate::wire::{
-    Append, AppendAnswer, Request, Response, SnapshotBegin, SnapshotChunk, VoteCall, SNAPSHOT_CHUNK_BYTES,
-};
+use crate::wire::{Append, AppendAnswer, Request, Response, VoteCall};
 
 /// Appends in flight to one peer. Buys latency more than throughput: a peer's fsync is the pace.
 const APPENDS_IN_FLIGHT_MAX: usize = 8;
@@ -44,12 +45,12 @@ const COMMIT_WAIT_MS: u64 = 1;
 const APPEND_MS_MAX: u64 = 2_000;
 /// A link on which an answer is awaited and nothing arrives for this long is given up.
 const SILENCE_MS_MAX: u64 = 5_000;
-/// How long one step of a snapshot may take: its last one opens and installs the received files.
-const SNAPSHOT_STEP_MS_MAX: u64 = 60_000;
+/// How long a peer may take to show that it is there, before a snapshot is sent to it.
+const PING_MS_MAX: u64 = 1_000;
 /// Pause between calls to a peer that is not there, in milliseconds: the first, and the longest.
 const BACKOFF_MS: (u64, u64) = (20, 500);
 
-type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+pub type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
 /// Which of the links to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,6 +68,8 @@ pub struct Links {
     /// The consensus runtime: connections live there, whoever opens them.
     runtime: Handle,
     links: Mutex<HashMap<(NodeId, Lane), (String, Link)>>,
+    transfers: Arc<Transfers>,
+    throttle: Arc<Throttle>,
 }
 
 impl Links {
@@ -76,8 +79,11 @@ impl Links {
         contacts: Arc<Contacts>,
         dialler: Arc<dyn Dial>,
         runtime: Handle,
+        transfers: Arc<Transfers>,
+        throttle: Arc<Throttle>,
     ) -> Arc<Self> {
-        Arc::new(Self { cluster_id, from, contacts, dialler, runtime, links: Mutex::default() })
+        let links = Mutex::default();
+        Arc::new(Self { cluster_id, from, contacts, dialler, runtime, links, transfers, throttle })
     }
 
     fn route(&self, to: NodeId, addr: &str, silence_ms_max: u64) -> Route {
@@ -151,14 +157,21 @@ fn rpc_error(e: LinkError) -> RPCError<TypeConfig> {
     }
 }
 
-fn unexpected(response: &Response) -> RPCError<TypeConfig> {
+pub fn network_error(reason: String) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::from_string(reason))
+}
+
+pub fn unexpected(response: &Response) -> RPCError<TypeConfig> {
     match response {
-        Response::Refused(reason) => RPCError::Network(NetworkError::from_string(reason)),
-        other => RPCError::Network(NetworkError::from_string(format!("unexpected answer {other:?}"))),
+        Response::Refused(reason) => network_error(reason.clone()),
+        other => network_error(format!("unexpected answer {other:?}")),
     }
 }
 
-async fn within(limit: Duration, call: impl Future<Output = Result<Response, LinkError>>) -> Rpc<Response> {
+pub async fn within(
+    limit: Duration,
+    call: impl Future<Output = Result<Response, LinkError>>,
+) -> Rpc<Response> {
     match timeout(limit, call).await {
         Ok(answer) => answer.map_err(rpc_error),
         Err(_) => Err(RPCError::Network(NetworkError::from_string(format!("no answer within {limit:?}")))),
@@ -256,6 +269,20 @@ where
 }
 
 impl Peer {
+    async fn send_snapshot(&self, leader: Vote, snapshot: Snapshot) -> Rpc<Vote> {
+        let links = &*self.links;
+        // A peer that is not there is found so without a connection that fails each time.
+        let control = links.get(self.to, &self.addr, Lane::Control);
+        within(Duration::from_millis(PING_MS_MAX), control.call(Request::Ping)).await?;
+        // A connection of its own: it ends with the transfer.
+        let route = links.route(self.to, &self.addr, STEP_MS_MAX);
+        let link = Link::open(&links.runtime, links.dialler.clone(), route, links.contacts.clone());
+        let transfer = links.transfers.begin_send(self.to, &snapshot);
+        let vote = send::send(&link, leader, &snapshot, &links.throttle, &transfer).await?;
+        transfer.complete();
+        Ok(vote)
+    }
+
     async fn ask_vote(
         &self,
         rpc: VoteRequest<TypeConfig>,
@@ -329,11 +356,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        // A connection of its own: it ends with the transfer.
-        let route = self.links.route(self.to, &self.addr, SNAPSHOT_STEP_MS_MAX);
-        let link =
-            Link::open(&self.links.runtime, self.links.dialler.clone(), route, self.links.contacts.clone());
-        let send = send_snapshot(link, leader, snapshot.snapshot);
+        let send = self.send_snapshot(vote(&leader), snapshot.snapshot);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = send => Ok(SnapshotResponse::new(raft_vote(sent.map_err(snapshot_error)?))),
@@ -371,43 +394,4 @@ fn snapshot_error(e: RPCError<TypeConfig>) -> StreamingError<TypeConfig> {
         RPCError::Network(e) => StreamingError::Network(e),
         RPCError::RemoteError(e) => match e.source {},
     }
-}
-
-/// File by file, chunk by chunk, each with its checksum; one chunk in flight bounds the memory.
-async fn send_snapshot(link: Link, leader: RaftVote, snapshot: Snapshot) -> Rpc<vaultdb_storage::Vote> {
-    let step = Duration::from_millis(SNAPSHOT_STEP_MS_MAX);
-    let done = |response: Response| match response {
-        Response::Done => Ok(()),
-        other => Err(unexpected(&other)),
-    };
-    let begin = SnapshotBegin { vote: vote(&leader), meta: snapshot.meta().clone() };
-    done(within(step, link.call(Request::SnapshotBegin(begin))).await?)?;
-    for (file, listed) in snapshot.meta().files.iter().enumerate() {
-        let mut offset = 0;
-        while offset < listed.bytes {
-            let data = read_chunk(&snapshot, file, offset).await?;
-            let crc32 = crc32fast::hash(&data);
-            let file = u32::try_from(file).expect("a snapshot has far fewer files than 2^32");
-            let next = offset + data.len() as u64;
-            let chunk = SnapshotChunk { file, offset, data, crc32 };
-            done(within(step, link.call(Request::SnapshotChunk(chunk))).await?)?;
-            offset = next;
-        }
-    }
-    match within(step, link.call(Request::SnapshotEnd)).await? {
-        Response::Snapshot(vote) => Ok(vote),
-        other => Err(unexpected(&other)),
-    }
-}
-
-async fn read_chunk(snapshot: &Snapshot, file: usize, offset: u64) -> Rpc<bytes::Bytes> {
-    let snapshot = snapshot.clone();
-    let read = move || snapshot.read_chunk(file, offset, SNAPSHOT_CHUNK_BYTES);
-    let fail = |reason: String| RPCError::Network(NetworkError::from_string(reason));
-    let data = tokio::task::spawn_blocking(read).await.map_err(|e| fail(e.to_string()))?;
-    let data = data.map_err(|e| fail(e.to_string()))?;
-    if data.is_empty() {
-        return Err(fail(format!("file {file} of the snapshot ends at {offset}")));
-    }
-    Ok(data)
 }

@@ -25,12 +25,15 @@ use crate::core::{marked, shared, Core};
 use crate::identity::Member;
 use crate::log_store::LogAdapter;
 use crate::network::{Links, Network};
+use crate::snapshot::receive::Reception;
+use crate::snapshot::throttle::Throttle;
+use crate::snapshot::transfers::Transfers;
 use crate::stages::Stages;
 use crate::state_machine::StateMachineAdapter;
 use crate::transport::{Accept, Dial};
 use crate::types::{PeerNode, Raft};
 use crate::wire::{Request, Response};
-use crate::{server, status};
+use crate::{server, status, upkeep};
 
 /// Longest time that handing leadership over may take at shutdown.
 const HAND_OVER_MS_MAX: u64 = 2_000;
@@ -57,8 +60,14 @@ pub struct RaftOptions {
     pub timing: Timing,
     /// Entries between two snapshots.
     pub snapshot_logs_since_last: u64,
-    /// Entries kept behind a snapshot, so that a follower that is a little behind needs no snapshot.
+    /// Bytes of the log between two snapshots, if that is sooner.
+    pub snapshot_bytes_since_last: u64,
+    /// Entries kept from before a snapshot, so that a follower that is a little behind needs no snapshot.
     pub snapshot_logs_to_keep: u64,
+    /// Bytes of the log kept from before a snapshot, if that is less.
+    pub snapshot_bytes_to_keep: u64,
+    /// Bytes of snapshots that this node sends in a second, all peers together; 0 is no limit.
+    pub snapshot_bytes_per_second_max: u64,
     /// Most entries in one append request.
     pub append_entries_max: u64,
 }
@@ -177,7 +186,8 @@ fn raft_config(config: &ConsensusConfig) -> Result<Arc<Config>, StartError> {
         max_payload_entries: config.raft.append_entries_max,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.raft.snapshot_logs_since_last),
         replication_lag_threshold: config.raft.snapshot_logs_since_last,
-        max_in_snapshot_log_to_keep: config.raft.snapshot_logs_to_keep,
+        // `upkeep` purges, which openraft would do by count alone.
+        max_in_snapshot_log_to_keep: u64::MAX,
         ..Config::default()
     };
     raft.validate().map(Arc::new).map_err(|e| StartError::Raft(e.to_string()))
@@ -358,17 +368,21 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     let raft_config = raft_config(&config)?;
     let runtime = tokio::runtime::Handle::current();
     let contacts = Arc::new(Contacts::default());
+    let transfers = Arc::new(Transfers::default());
     let links = Links::new(
         config.me.cluster_id.clone(),
         config.me.id,
         contacts.clone(),
         config.dialler,
         runtime.clone(),
+        transfers.clone(),
+        Arc::new(Throttle::new(config.raft.snapshot_bytes_per_second_max)),
     );
     let (applied_tx, applied) = watch::channel(0);
     let stages = Arc::new(Stages::new(stores.log.fsync_histogram()));
-    let machine = StateMachineAdapter::new(stores.store.clone(), Arc::new(applied_tx), stages.clone());
-    let log = LogAdapter::new(stores.log, stages.clone());
+    let machine = StateMachineAdapter::new(stores.store.clone(), Arc::new(applied_tx), stages.clone())
+        .resuming(stores.log.clone(), transfers.clone());
+    let log = LogAdapter::new(stores.log.clone(), stages.clone());
     let id = config.me.id;
     let raft = Raft::new(id, raft_config, Network(links.clone()), log, machine)
         .await
@@ -386,6 +400,8 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         store: stores.store,
         links,
         contacts,
+        transfers,
+        reception: Reception::default(),
         applied,
         stages,
         fatal: watch::channel(None).0,
@@ -399,6 +415,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     tokio::spawn(status::watch_leadership(core.clone()));
     tokio::spawn(status::ping_peers(core.clone()));
     tokio::spawn(core.clone().tend_membership());
+    tokio::spawn(upkeep::keep_log_short(core.clone(), stores.log, config.raft));
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);
     Ok((core, reads))
 }

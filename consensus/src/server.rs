@@ -6,24 +6,21 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::core::Core;
+use crate::snapshot::{receive, PIECES_IN_FLIGHT_MAX};
+use crate::transport::{Accept, Connection};
+use crate::types::{log_id, raft_log_id, raft_vote, vote, Entry, TypeConfig};
+use crate::wire::{
+    self, Append, AppendAnswer, Hello, Reader, Request, Response, SnapshotChunk, VoteAnswer, VoteCall,
+    Writer, PROTOCOL_VERSION,
+};
 use futures::StreamExt;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
-use parking_lot::Mutex;
 use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
-use vaultdb_storage::SnapshotReceiver;
-
-use crate::core::Core;
-use crate::state_machine::raft_snapshot;
-use crate::transport::{Accept, Connection};
-use crate::types::{log_id, raft_log_id, raft_vote, vote, Entry, RaftVote, TypeConfig};
-use crate::wire::{
-    self, Append, AppendAnswer, Hello, Reader, Request, Response, SnapshotBegin, SnapshotChunk, VoteAnswer,
-    VoteCall, Writer, PROTOCOL_VERSION,
-};
 
 /// Connections at once; a peer needs three.
 const CONNECTIONS_MAX: usize = 256;
@@ -74,11 +71,11 @@ async fn connection(core: Arc<Core>, stream: Connection) -> io::Result<()> {
     wire::send(&mut writer, id, &Response::Done).await?;
     let (answers, queue) = mpsc::channel(REQUESTS_MAX);
     let session = Session {
+        number: core.reception.connection(),
         core,
         from: hello.from,
         answers,
         places: Arc::new(Semaphore::new(REQUESTS_MAX)),
-        receiving: Arc::default(),
     };
     tokio::select! {
         read = session.read_requests(&mut reader) => read,
@@ -114,28 +111,51 @@ async fn write_answers(mut queue: mpsc::Receiver<(u64, Response)>, writer: &mut 
 }
 
 struct Session {
+    /// Tells this connection from every other.
+    number: u64,
     core: Arc<Core>,
     from: u64,
     answers: mpsc::Sender<(u64, Response)>,
     places: Arc<Semaphore>,
-    /// The snapshot that this connection is sending.
-    receiving: Arc<Mutex<Option<Receiving>>>,
 }
 
-struct Receiving {
-    leader: RaftVote,
-    receiver: SnapshotReceiver,
-}
+/// A piece of a snapshot, the id of its request, and the request's place.
+type Piece = (u64, SnapshotChunk, OwnedSemaphorePermit);
 
 impl Session {
     async fn read_requests(&self, reader: &mut Reader) -> io::Result<()> {
+        let mut pieces = None;
         while let Some(frame) = reader.next().await {
             let (id, request) = wire::parse(frame?)?;
             self.core.contacts.heard(self.from);
             let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
-            self.dispatch(id, request, place)?;
+            match request {
+                Request::SnapshotChunk(chunk) => {
+                    let pieces = pieces.get_or_insert_with(|| self.write_pieces());
+                    // Whoever sends more than may be in flight is not read from.
+                    if pieces.send((id, chunk, place)).await.is_err() {
+                        return Err(io::Error::other("pieces of a snapshot are no longer taken"));
+                    }
+                }
+                other => self.dispatch(id, other, place)?,
+            }
         }
         Ok(())
+    }
+
+    /// Takes the pieces of a snapshot one after another, in the order of their arrival.
+    fn write_pieces(&self) -> mpsc::Sender<Piece> {
+        let (sender, mut pieces) = mpsc::channel::<Piece>(PIECES_IN_FLIGHT_MAX);
+        let (core, answers, number) = (self.core.clone(), self.answers.clone(), self.number);
+        tokio::spawn(async move {
+            while let Some((id, chunk, place)) = pieces.recv().await {
+                let response = receive::chunk(core.clone(), number, chunk).await;
+                // The connection may be gone; its peer then counts the piece as lost.
+                drop(answers.send((id, response)).await);
+                drop(place);
+            }
+        });
+        sender
     }
 
     fn dispatch(&self, id: u64, request: Request, place: OwnedSemaphorePermit) -> io::Result<()> {
@@ -143,12 +163,9 @@ impl Session {
         match request {
             Request::Append(append) => self.append(id, append, place)?,
             Request::SnapshotBegin(begin) => {
-                self.answer(id, place, receive_begin(core, self.receiving.clone(), begin))
+                self.answer(id, place, receive::begin(core, self.from, self.number, begin))
             }
-            Request::SnapshotChunk(chunk) => {
-                self.answer(id, place, receive_chunk(self.receiving.clone(), chunk))
-            }
-            Request::SnapshotEnd => self.answer(id, place, receive_end(core, self.receiving.clone())),
+            Request::SnapshotEnd => self.answer(id, place, receive::end(core, self.number)),
             Request::Hello(_) => return Err(io::Error::other("a second hello")),
             other => self.answer(id, place, async move { answer(&core, other).await }),
         }
@@ -189,6 +206,12 @@ impl Session {
             drop(answers.send((id, response)).await);
             drop(place);
         });
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        receive::abandon(&self.core, self.number);
     }
 }
 
@@ -285,54 +308,6 @@ fn vote_answer<E: std::fmt::Display>(result: Result<VoteResponse<TypeConfig>, E>
             granted: v.vote_granted,
             last: v.last_log_id.as_ref().map(log_id),
         }),
-        Err(e) => Response::Refused(e.to_string()),
-    }
-}
-
-type Slot = Arc<Mutex<Option<Receiving>>>;
-
-/// File work runs on the blocking pool: a slow disk must not delay heartbeats.
-async fn blocking(work: impl FnOnce() -> Result<(), String> + Send + 'static) -> Response {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(())) => Response::Done,
-        Ok(Err(reason)) => Response::Refused(reason),
-        Err(e) => Response::Refused(e.to_string()),
-    }
-}
-
-async fn receive_begin(core: Arc<Core>, slot: Slot, begin: SnapshotBegin) -> Response {
-    blocking(move || {
-        log::info!("receiving snapshot {} of {} files", begin.meta.id, begin.meta.files.len());
-        let receiver = core.store.receive_snapshot(begin.meta).map_err(|e| e.to_string())?;
-        *slot.lock() = Some(Receiving { leader: raft_vote(begin.vote), receiver });
-        Ok(())
-    })
-    .await
-}
-
-async fn receive_chunk(slot: Slot, chunk: SnapshotChunk) -> Response {
-    blocking(move || {
-        let mut slot = slot.lock();
-        let receiving = slot.as_mut().ok_or("no snapshot was begun")?;
-        let SnapshotChunk { file, offset, data, crc32 } = chunk;
-        receiving.receiver.write_chunk(file as usize, offset, &data, crc32).map_err(|e| e.to_string())
-    })
-    .await
-}
-
-async fn receive_end(core: Arc<Core>, slot: Slot) -> Response {
-    let finished = tokio::task::spawn_blocking(move || {
-        let Receiving { leader, receiver } = slot.lock().take().ok_or("no snapshot was begun")?;
-        let snapshot = receiver.finish().map_err(|e| e.to_string())?;
-        Ok::<_, String>((leader, raft_snapshot(snapshot).map_err(|e| e.to_string())?))
-    });
-    let (leader, snapshot) = match finished.await {
-        Ok(Ok(finished)) => finished,
-        Ok(Err(reason)) => return Response::Refused(reason),
-        Err(e) => return Response::Refused(e.to_string()),
-    };
-    match core.raft.install_full_snapshot(leader, snapshot).await {
-        Ok(answer) => Response::Snapshot(vote(&answer.vote)),
         Err(e) => Response::Refused(e.to_string()),
     }
 }

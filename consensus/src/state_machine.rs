@@ -12,9 +12,11 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use vaultdb_kv::failpoint;
+use vaultdb_storage::log::LogStore;
 use vaultdb_storage::{AppliedState, LogId, Op, Snapshot, StateMachine, StorageError};
 
-use crate::codec;
+use crate::codec::{self, LogPayload};
+use crate::snapshot::transfers::Transfers;
 use crate::stages::Stages;
 use crate::types::{
     log_id, raft_log_id, Entry, EntryPayload, Membership, RaftLogId, RaftSnapshot, RaftSnapshotMeta,
@@ -32,12 +34,24 @@ pub struct StateMachineAdapter {
     /// Index of the last applied entry, sent after its effect is readable.
     applied: Arc<watch::Sender<u64>>,
     stages: Arc<Stages>,
+    /// The log, and transfers of snapshots that may have been interrupted. `None` in a node without peers.
+    resumable: Option<(Arc<dyn LogStore<LogPayload>>, Arc<Transfers>)>,
 }
 
 impl StateMachineAdapter {
     pub fn new(store: Arc<StateMachine>, applied: Arc<watch::Sender<u64>>, stages: Arc<Stages>) -> Self {
         applied.send_replace(store.applied().log_id.map_or(0, |id| id.index));
-        Self { store, applied, stages }
+        Self { store, applied, stages, resumable: None }
+    }
+
+    /// Offers the snapshot of an interrupted transfer again, as long as the log goes on from it.
+    pub fn resuming(self, log: Arc<dyn LogStore<LogPayload>>, transfers: Arc<Transfers>) -> Self {
+        Self { resumable: Some((log, transfers)), ..self }
+    }
+
+    fn interrupted(&self) -> Option<Snapshot> {
+        let (log, transfers) = self.resumable.as_ref()?;
+        transfers.interrupted(log.bounds().purged.map_or(0, |purged| purged.index))
     }
 
     async fn blocking<T, F>(&self, work: F) -> io::Result<T>
@@ -119,7 +133,11 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachineAdapter {
     type SnapshotData = Snapshot;
 
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
-        raft_snapshot(self.blocking(StateMachine::build_snapshot).await?)
+        let began = Instant::now();
+        let snapshot = self.blocking(StateMachine::build_snapshot).await?;
+        let (id, bytes, took_ms) = (&snapshot.meta().id, snapshot.bytes(), began.elapsed().as_millis());
+        log::info!("built snapshot {id} of {bytes} bytes in {took_ms} ms");
+        raft_snapshot(snapshot)
     }
 }
 
@@ -158,11 +176,12 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
     async fn install_snapshot(&mut self, _: &RaftSnapshotMeta, snapshot: Snapshot) -> Result<(), io::Error> {
         let index = snapshot.meta().applied.log_id.map_or(0, |id| id.index);
         self.blocking(move |store| store.install_snapshot(&snapshot)).await?;
+        failpoint::reach("snapshot-installed");
         self.applied.send_replace(index);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
-        self.store.current_snapshot().map(raft_snapshot).transpose()
+        self.interrupted().or_else(|| self.store.current_snapshot()).map(raft_snapshot).transpose()
     }
 }

@@ -9,11 +9,11 @@ use openraft::ServerState;
 use tokio::time::timeout;
 use vaultdb_kv::{NodeId, Role};
 
-use crate::api::{ClusterStatus, Leader, Leadership, Member, MemberStatus, RaftState};
+use crate::api::{ClusterStatus, Leader, Leadership, Member, MemberStatus, RaftState, TransferStatus};
 use crate::core::Core;
 use crate::membership::CONTACT_MS_MAX;
 use crate::network::Lane;
-use crate::types::{PeerNode, Raft};
+use crate::types::{PeerNode, Raft, StoredMembership};
 use crate::wire::Request;
 
 /// How often a peer that was not heard of lately is asked for a sign of life, in milliseconds.
@@ -118,8 +118,22 @@ impl Core {
             applied,
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
+            transfers: self.transfer_status(&metrics.membership_config),
+            transfer_totals: self.transfers.totals(),
             fatal: self.fatal.borrow().clone(),
         }
+    }
+
+    fn transfer_status(&self, members: &StoredMembership) -> Vec<TransferStatus> {
+        let underway = self.transfers.underway().into_iter();
+        underway
+            .map(|transfer| TransferStatus {
+                peer: members.get_node(&transfer.peer).map_or_else(String::new, |node| node.name.clone()),
+                direction: transfer.direction,
+                bytes_done: transfer.bytes_done(),
+                bytes_total: transfer.bytes_total,
+            })
+            .collect()
     }
 
     fn member(&self, id: NodeId, node: &PeerNode, role: Role, lag_entries: Option<u64>) -> MemberStatus {

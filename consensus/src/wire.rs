@@ -73,6 +73,7 @@ pub struct VoteAnswer {
     pub last: Option<LogId>,
 }
 
+/// Offers a snapshot; answered with [`Response::SnapshotResume`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotBegin {
     pub vote: Vote,
@@ -147,6 +148,8 @@ pub enum Response {
     /// Not done, with the reason in words. The request had no effect that its sender relies on.
     Refused(String),
     Accept(Vec<Result<LogId, ProposeError>>),
+    /// A snapshot may come. Bytes of each of its files that are here already and need not be sent.
+    SnapshotResume(Vec<u64>),
 }
 
 pub type Reader = FramedRead<Box<dyn AsyncRead + Send + Unpin>, LengthDelimitedCodec>;

@@ -111,7 +111,7 @@ impl Drop for OwnedDir {
     }
 }
 
-/// Where a test may have the process die; nothing outside of tests.
+/// Where a test may have the process die: here by a variable that it sets on the way.
 #[cfg(test)]
 pub(crate) fn crash_point(name: &str) {
     if std::env::var("VAULTDB_TEST_CRASH_AT").is_ok_and(|at| at == name) {
@@ -119,5 +119,8 @@ pub(crate) fn crash_point(name: &str) {
     }
 }
 
+/// Where a test may have the process die, see [`vaultdb_kv::failpoint`].
 #[cfg(not(test))]
-pub(crate) fn crash_point(_name: &str) {}
+pub(crate) fn crash_point(name: &str) {
+    vaultdb_kv::failpoint::reach(name);
+}

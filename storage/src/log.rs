@@ -54,6 +54,19 @@ pub trait LogStore<P: Payload>: Send + Sync + 'static {
     /// reached, but never before the first entry.
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<(LogId, P)>>;
 
+    /// About how many bytes the entries behind `index` take. 0 when the log does not know.
+    fn bytes_behind(&self, index: u64) -> u64 {
+        let _ = index;
+        0
+    }
+
+    /// Index of the first of the newest entries that take about `bytes_max` together, at most. 0 when all do, or
+    /// the log does not know.
+    fn first_within(&self, bytes_max: u64) -> u64 {
+        let _ = bytes_max;
+        0
+    }
+
     /// How long the syncs of the log took; `None` when there are none.
     fn fsync_histogram(&self) -> Option<Arc<Histogram>> {
         None

@@ -133,4 +133,22 @@ impl<P: Payload> LogStore<P> for MemLog<P> {
         }
         Ok(entries)
     }
+
+    fn bytes_behind(&self, index: u64) -> u64 {
+        let state = self.state.lock();
+        let behind = state.entries.range(index.saturating_add(1)..);
+        behind.map(|(_, (_, payload))| payload.weight() as u64).sum()
+    }
+
+    fn first_within(&self, bytes_max: u64) -> u64 {
+        let state = self.state.lock();
+        let mut left = bytes_max;
+        for (index, (_, payload)) in state.entries.iter().rev() {
+            match left.checked_sub(payload.weight() as u64) {
+                Some(rest) => left = rest,
+                None => return index + 1,
+            }
+        }
+        0
+    }
 }

@@ -299,7 +299,8 @@ impl StateMachine {
             }
             (Home::Memory { current }, EngineHandle::Memory(engine)) => {
                 let (meta, dump) = engine.dump();
-                let file = SnapshotFile { name: MEMORY_FILE.into(), bytes: dump.len() as u64 };
+                let (bytes, crc32) = (dump.len() as u64, crc32fast::hash(&dump));
+                let file = SnapshotFile { name: MEMORY_FILE.into(), bytes, crc32 };
                 let id = shelf::new_id(&meta.applied);
                 let meta = SnapshotMeta { id, applied: meta.applied, files: vec![file] };
                 let snapshot = Snapshot::new(meta, Source::Memory(vec![dump]));
@@ -320,7 +321,8 @@ impl StateMachine {
         }
     }
 
-    /// Begins to take a snapshot from another node.
+    /// Begins to take a snapshot from another node. Goes on where an interrupted reception stopped, see
+    /// [`SnapshotReceiver::received`]; one reception at a time can. May read all of what is there.
     ///
     /// # Errors
     /// [`StorageError::Refused`] when the names in `meta` are not ours, or it comes from a node that keeps
@@ -330,9 +332,7 @@ impl StateMachine {
         shelf::check_foreign(&meta)?;
         let from_memory = meta.files.len() == 1 && meta.files[0].name == MEMORY_FILE;
         match &self.home {
-            Home::Disk { shelf, settings, .. } if !from_memory => {
-                SnapshotReceiver::into_directory(meta, shelf.incoming()?, settings.clone())
-            }
+            Home::Disk { shelf, .. } if !from_memory => shelf.receive(meta),
             Home::Memory { .. } if from_memory => Ok(SnapshotReceiver::into_memory(meta)),
             Home::Disk { .. } | Home::Memory { .. } => Err(StorageError::refused(format!(
                 "snapshot {} cannot be used here: nodes with and without -inmem do not mix",

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
@@ -29,6 +29,8 @@ struct Shared {
     pids: Mutex<Vec<Option<u32>>>,
     /// Pairs of which the second hears nothing from the first.
     cut: Mutex<HashSet<(usize, usize)>>,
+    /// How often all connections were broken.
+    breaks: AtomicU64,
     over: AtomicBool,
 }
 
@@ -62,6 +64,11 @@ impl Links {
 
     pub fn heal(&self) {
         lock(&self.shared.cut).clear();
+    }
+
+    /// Breaks every connection that there is now; new ones are made as before.
+    pub fn break_all(&self) {
+        self.shared.breaks.fetch_add(1, Ordering::Relaxed);
     }
 
     fn proxy(&self, node: usize, target: u16) -> u16 {
@@ -103,9 +110,10 @@ impl Shared {
 
     fn pump(&self, mut from: TcpStream, mut to: TcpStream, link: Option<(usize, usize)>) {
         let mut chunk = [0; 64 * 1024];
+        let breaks = self.breaks.load(Ordering::Relaxed);
         let timed = from.set_read_timeout(Some(LOOK * 4)).and(from.set_nonblocking(false));
         if timed.is_ok() && to.set_nodelay(true).is_ok() {
-            while !self.over.load(Ordering::Relaxed) {
+            while !self.over.load(Ordering::Relaxed) && self.breaks.load(Ordering::Relaxed) == breaks {
                 let count = match from.read(&mut chunk) {
                     Ok(0) => break,
                     Ok(count) => count,

@@ -17,6 +17,7 @@ pub mod load;
 pub mod node;
 pub mod operations;
 pub mod ports;
+pub mod snapshots;
 pub mod status;
 pub mod violation;
 pub mod wait;

@@ -43,6 +43,16 @@ fn write_cluster(page: &mut Page, cluster: &ClusterStatus) {
     page.gauge("vaultdb_raft_snapshot_index", "Index of the last entry in the current snapshot.")
         .value(cluster.snapshot);
     page.gauge("vaultdb_raft_purged_index", "Index of the last purged log entry.").value(cluster.purged);
+    let totals = &cluster.transfer_totals;
+    page.counter("vaultdb_snapshot_sent_bytes_total", "Bytes of snapshots that peers took from this node.")
+        .value(totals.sent_bytes);
+    page.counter(
+        "vaultdb_snapshot_received_bytes_total",
+        "Bytes of snapshots that this node took from peers.",
+    )
+    .value(totals.received_bytes);
+    page.counter("vaultdb_snapshot_installed_total", "Snapshots of peers that this node installed.")
+        .value(totals.installed);
     let lags = cluster.members.iter().filter_map(|m| Some((&m.member.name, m.lag_entries?)));
     let mut family =
         page.gauge("vaultdb_replication_lag_entries", "Log entries that a peer lacks. Leader only.");

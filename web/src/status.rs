@@ -3,7 +3,9 @@
 use serde::Serialize;
 use vaultdb_kv::{Health, NodeId, Revision, Role};
 
-use crate::model::{ClusterStatus, ComponentHealth, MemberStatus, NodeStatus, RaftState};
+use crate::model::{
+    ClusterStatus, ComponentHealth, MemberStatus, NodeStatus, RaftState, TransferDirection, TransferStatus,
+};
 
 /// The node's view of itself and its cluster. A node that belongs to no cluster yet shows state
 /// `starting`, `null` for its id and an empty cluster.
@@ -11,7 +13,7 @@ use crate::model::{ClusterStatus, ComponentHealth, MemberStatus, NodeStatus, Raf
 pub(crate) struct StatusView<'a> {
     node: NodeView<'a>,
     cluster: ClusterView<'a>,
-    raft: RaftView,
+    raft: RaftView<'a>,
     store: StoreView,
     health: HealthView<'a>,
 }
@@ -50,12 +52,22 @@ struct MemberView<'a> {
 
 /// Log indexes: `last_log >= committed >= applied >= snapshot >= purged`.
 #[derive(Serialize, Default)]
-struct RaftView {
+struct RaftView<'a> {
     last_log: u64,
     committed: u64,
     applied: u64,
     snapshot: u64,
     purged: u64,
+    snapshot_transfers: Vec<TransferView<'a>>,
+}
+
+/// A snapshot on its way to or from this node.
+#[derive(Serialize)]
+struct TransferView<'a> {
+    peer: &'a str,
+    direction: &'static str,
+    bytes_done: u64,
+    bytes_total: u64,
 }
 
 #[derive(Serialize)]
@@ -166,14 +178,29 @@ impl<'a> MemberView<'a> {
     }
 }
 
-impl RaftView {
-    fn of(cluster: &ClusterStatus) -> Self {
+impl<'a> RaftView<'a> {
+    fn of(cluster: &'a ClusterStatus) -> Self {
         RaftView {
             last_log: cluster.last_log,
             committed: cluster.committed,
             applied: cluster.applied,
             snapshot: cluster.snapshot,
             purged: cluster.purged,
+            snapshot_transfers: cluster.transfers.iter().map(TransferView::of).collect(),
+        }
+    }
+}
+
+impl<'a> TransferView<'a> {
+    fn of(transfer: &'a TransferStatus) -> Self {
+        TransferView {
+            peer: &transfer.peer,
+            direction: match transfer.direction {
+                TransferDirection::Send => "send",
+                TransferDirection::Receive => "receive",
+            },
+            bytes_done: transfer.bytes_done,
+            bytes_total: transfer.bytes_total,
         }
     }
 }

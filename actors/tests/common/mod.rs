@@ -263,6 +263,8 @@ impl Node for Port {
             applied: 1,
             snapshot: 0,
             purged: 0,
+            transfers: Vec::new(),
+            transfer_totals: Default::default(),
             fatal: None,
         }
     }

@@ -131,7 +131,10 @@ impl Cluster {
             raft: RaftOptions {
                 timing: self.plan.timing,
                 snapshot_logs_since_last: self.plan.snapshot_logs_since_last,
+                snapshot_bytes_since_last: u64::MAX,
                 snapshot_logs_to_keep: self.plan.snapshot_logs_since_last / 2,
+                snapshot_bytes_to_keep: u64::MAX,
+                snapshot_bytes_per_second_max: 0,
                 append_entries_max: 512,
             },
             store: Default::default(),

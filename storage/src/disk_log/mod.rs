@@ -309,6 +309,16 @@ impl<P: Payload> LogStore<P> for DiskLog<P> {
         Err(io::Error::other(format!("entries {range:?} change faster than they can be read")))
     }
 
+    fn bytes_behind(&self, index: u64) -> u64 {
+        let segment_bytes = self.shared.options.segment_bytes as u64;
+        self.shared.state.lock().places.bytes_behind(index, segment_bytes)
+    }
+
+    fn first_within(&self, bytes_max: u64) -> u64 {
+        let segment_bytes = self.shared.options.segment_bytes as u64;
+        self.shared.state.lock().places.first_within(bytes_max, segment_bytes)
+    }
+
     fn fsync_histogram(&self) -> Option<Arc<Histogram>> {
         Some(self.shared.fsyncs.clone())
     }

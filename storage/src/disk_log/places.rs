@@ -41,7 +41,59 @@ impl Entries {
     }
 }
 
+impl Entries {
+    /// About how many bytes its entries take from the one at `index` on, which it has. A segment that is closed
+    /// is counted as full.
+    fn bytes_from(&self, index: u64, is_newest: bool, segment_bytes: u64) -> u64 {
+        let place = |index: u64| self.places.get(usize::try_from(index - self.first).unwrap_or(usize::MAX));
+        let last = u64::from(self.places.last().copied().unwrap_or(0));
+        let end = if is_newest { last } else { last.max(segment_bytes) };
+        end - u64::from(place(index).copied().unwrap_or(0))
+    }
+}
+
 impl Places {
+    /// About how many bytes the entries behind `index` take on disk. `segment_bytes` is the size of a file.
+    pub(crate) fn bytes_behind(&self, index: u64, segment_bytes: u64) -> u64 {
+        let mut bytes = 0;
+        for (place, entries) in self.segments.iter().enumerate() {
+            let from = entries.range().start.max(index.saturating_add(1));
+            if from < entries.range().end {
+                bytes += entries.bytes_from(from, place + 1 == self.segments.len(), segment_bytes);
+            }
+        }
+        bytes
+    }
+
+    /// Index of the first of the newest entries that take about `bytes_max` on disk, at most; 0 when all do.
+    pub(crate) fn first_within(&self, bytes_max: u64, segment_bytes: u64) -> u64 {
+        let mut left = bytes_max;
+        for (place, entries) in self.segments.iter().enumerate().rev() {
+            let range = entries.range();
+            if range.is_empty() {
+                continue;
+            }
+            let is_newest = place + 1 == self.segments.len();
+            let bytes = entries.bytes_from(range.start, is_newest, segment_bytes);
+            if bytes > left {
+                let fits = |index: u64| entries.bytes_from(index, is_newest, segment_bytes) <= left;
+                let mut without = range.start..range.end;
+                // Places grow, so the entries that do not fit come first.
+                while !without.is_empty() {
+                    let middle = without.start + (without.end - without.start) / 2;
+                    if fits(middle) {
+                        without.end = middle;
+                    } else {
+                        without.start = middle + 1;
+                    }
+                }
+                return without.start;
+            }
+            left -= bytes;
+        }
+        0
+    }
+
     /// Adds the newest segment, unless it was added before.
     pub(crate) fn add_segment(&mut self, segment: u64) {
         if self.segments.back().is_some_and(|newest| newest.segment == segment) {
@@ -104,6 +156,26 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is kept is measured by the files that it takes, and where it begins is found again from its size.
+    #[test]
+    fn measured_in_bytes() {
+        let mut places = Places::default();
+        assert_eq!((places.bytes_behind(0, 100), places.first_within(0, 100)), (0, 0));
+        places.add_segment(1);
+        (0..10).for_each(|index| places.push(index, index as u32 * 10));
+        places.add_segment(2);
+        (10..13).for_each(|index| places.push(index, (index as u32 - 10) * 20));
+        places.add_segment(3);
+        let behind = |index| places.bytes_behind(index, 100);
+        assert_eq!([behind(0), behind(5), behind(9), behind(10), behind(12)], [190, 140, 100, 80, 0]);
+        let first = |bytes| places.first_within(bytes, 100);
+        assert_eq!(
+            [first(0), first(79), first(80), first(100), first(139), first(140)],
+            [13, 12, 11, 10, 7, 6]
+        );
+        assert_eq!([first(200), first(u64::MAX)], [0, 0]);
+    }
 
     /// Entries are found where they were put last, and segments are given back oldest first, once nothing in
     /// them is left.

@@ -13,7 +13,7 @@ use crate::error::StorageError;
 
 const POINTER: &str = "CURRENT-GENERATION";
 /// Files of a database that never change once written, so that a hard link is a copy.
-const IMMUTABLE_SUFFIX: &str = ".sst";
+pub(crate) const IMMUTABLE_SUFFIX: &str = ".sst";
 
 pub(crate) struct Generations {
     dir: PathBuf,

@@ -116,12 +116,26 @@ pub(crate) fn split_value(stored: &[u8]) -> Result<(Revision, &[u8]), StorageErr
 }
 
 pub(crate) fn encode_meta<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![META_VERSION]).expect("writing to a vector cannot fail")
+    encode_as(META_VERSION, value)
 }
 
 pub(crate) fn decode_meta<T: DeserializeOwned>(what: &str, stored: &[u8]) -> Result<T, StorageError> {
+    decode_as(META_VERSION, what, stored)
+}
+
+/// A version byte and the encoding.
+pub(crate) fn encode_as<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
+    postcard::to_extend(value, vec![version]).expect("writing to a vector cannot fail")
+}
+
+/// What [`encode_as`] made with the same version.
+pub(crate) fn decode_as<T: DeserializeOwned>(
+    expected: u8,
+    what: &str,
+    stored: &[u8],
+) -> Result<T, StorageError> {
     match stored.split_first() {
-        Some((&META_VERSION, body)) => {
+        Some((version, body)) if *version == expected => {
             postcard::from_bytes(body).map_err(|error| StorageError::corrupt(what, error))
         }
         Some((version, _)) => Err(StorageError::corrupt(what, format!("unknown format {version}"))),

@@ -2,6 +2,9 @@
 //!
 //! Invariant: what is under its final name is whole. Everything is made under another name first.
 
+pub(crate) mod checksums;
+pub(crate) mod meta_file;
+pub(crate) mod partial;
 pub(crate) mod receiver;
 pub(crate) mod shelf;
 
@@ -36,6 +39,15 @@ pub struct SnapshotFile {
     pub name: String,
     /// Size in bytes.
     pub bytes: u64,
+    /// CRC-32 (IEEE) over the whole file.
+    pub crc32: u32,
+}
+
+impl SnapshotMeta {
+    /// Size of all files together, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.bytes))
+    }
 }
 
 /// A snapshot that can be read. Clones share it; its files are removed with the last of them once it
@@ -62,6 +74,11 @@ impl Snapshot {
 
     pub fn meta(&self) -> &SnapshotMeta {
         &self.0.meta
+    }
+
+    /// Size of all files together, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.0.meta.bytes()
     }
 
     /// Up to `bytes_max` bytes of a file, fewer only at its end. Reads the disk.

@@ -3,28 +3,27 @@
 //! ```text
 //! <id>/             the current snapshot: files of the database and META (<id>~<n>/ if that was taken)
 //! making-<n>/       one that is being built
-//! incoming-<n>/     one that is being received, or received and not installed
+//! incoming-<n>/     one that is being received, or received and not installed; OFFER tells what it is to be
 //! ```
-//! Only the first survives a restart.
+//! A restart removes the second, and keeps at most one of each other.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-use super::{is_plain_name, Snapshot, SnapshotFile, SnapshotMeta, Source};
+use super::checksums::Checksums;
+use super::partial::{self, Partial, PartialSlot};
+use super::receiver::SnapshotReceiver;
+use super::{is_plain_name, meta_file, Snapshot, SnapshotMeta, Source};
 use crate::durable_fs::{self, OwnedDir};
-use crate::engine::layout;
 use crate::engine::rocks::{RocksEngine, RocksSettings};
 use crate::engine::staged::StagedEngine;
 use crate::error::StorageError;
 use crate::types::{AppliedState, LogId};
 
-/// The snapshot's meta and the CRC-32 over its encoding, beside the files.
-const META: &str = "META";
 const MAKING: &str = "making-";
 const INCOMING: &str = "incoming-";
 
@@ -33,11 +32,14 @@ pub(crate) struct Shelf {
     settings: RocksSettings,
     next: AtomicU64,
     current: Mutex<Option<Snapshot>>,
+    /// What came of a snapshot whose transfer was interrupted.
+    partial: PartialSlot,
+    checksums: Checksums,
 }
 
 impl Shelf {
-    /// Opens the shelf; the newest whole snapshot is current again, everything else is removed.
-    /// `applied` is what the data holds: a snapshot beyond it does not belong to it.
+    /// Opens the shelf; the newest whole snapshot is current again, the newest reception can go on, everything
+    /// else is removed. `applied` is what the data holds: a snapshot beyond it does not belong to it.
     pub(crate) fn open(
         dir: PathBuf,
         settings: RocksSettings,
@@ -45,12 +47,20 @@ impl Shelf {
     ) -> Result<Self, StorageError> {
         durable_fs::create_dir(&dir)?;
         let mut newest: Option<(SnapshotMeta, PathBuf)> = None;
+        let partial = PartialSlot::default();
+        let mut next = 1;
         for name in durable_fs::names(&dir)? {
             let path = dir.join(&name);
-            let meta = if name.starts_with(MAKING) || name.starts_with(INCOMING) {
+            if let Some(number) = name.strip_prefix(INCOMING) {
+                // A new one must not get the name of one that is kept.
+                next = next.max(number.parse().map_or(0, |number: u64| number.saturating_add(1)));
+                keep_if_newer(&partial, OwnedDir::new(path, false), applied);
+                continue;
+            }
+            let meta = if name.starts_with(MAKING) {
                 None
             } else {
-                read_meta(&path).filter(|meta| meta.applied.log_id <= applied)
+                meta_file::read_whole(&path).filter(|meta| meta.applied.log_id <= applied)
             };
             let outdated = match meta {
                 Some(meta) if newest.as_ref().is_none_or(|(n, _)| n.applied.log_id < meta.applied.log_id) => {
@@ -62,9 +72,13 @@ impl Shelf {
                 durable_fs::remove_leftover(&outdated);
             }
         }
-        let current =
-            newest.map(|(meta, path)| Snapshot::new(meta, Source::Directory(OwnedDir::new(path, true))));
-        Ok(Self { dir, settings, next: AtomicU64::new(1), current: Mutex::new(current) })
+        let checksums = Checksums::default();
+        let current = newest.map(|(meta, path)| {
+            checksums.remember(&path, &meta);
+            Snapshot::new(meta, Source::Directory(OwnedDir::new(path, true)))
+        });
+        let (next, current) = (AtomicU64::new(next), Mutex::new(current));
+        Ok(Self { dir, settings, next, current, partial, checksums })
     }
 
     pub(crate) fn current(&self) -> Option<Snapshot> {
@@ -81,25 +95,28 @@ impl Shelf {
         let applied = RocksEngine::read_applied_at(&self.settings, &path)?;
         let mut files = Vec::new();
         for name in durable_fs::names(&path)? {
-            let file = path.join(&name);
-            let size = fs::metadata(&file)
-                .map_err(StorageError::io(format!("cannot read {}", file.display())))?
-                .len();
-            durable_fs::sync(&file)?;
-            files.push(SnapshotFile { name, bytes: size });
+            durable_fs::sync(&path.join(&name))?;
+            files.push(self.checksums.describe(&path, name)?);
         }
         let meta = SnapshotMeta { id: new_id(&applied), applied, files };
-        write_meta(&path, &meta)?;
+        meta_file::write(&path, meta_file::META, &meta)?;
         let snapshot = Snapshot::new(meta, Source::Directory(making));
         self.make_current(&snapshot)?;
         Ok(snapshot)
     }
 
-    /// A new directory for a snapshot that comes from another node.
-    pub(crate) fn incoming(&self) -> Result<OwnedDir, StorageError> {
-        let path = self.temporary(INCOMING);
-        durable_fs::create_dir(&path)?;
-        Ok(OwnedDir::new(path, false))
+    /// Begins to take a snapshot that comes from another node, with what is there of it.
+    pub(crate) fn receive(&self, meta: SnapshotMeta) -> Result<SnapshotReceiver, StorageError> {
+        let kept = self.partial.lock().take();
+        let partial = match kept {
+            Some(kept) => kept.rebase(meta)?,
+            None => {
+                let path = self.temporary(INCOMING);
+                durable_fs::create_dir(&path)?;
+                Partial::begin(OwnedDir::new(path, false), meta)?
+            }
+        };
+        Ok(SnapshotReceiver::into_directory(partial, self.partial.clone(), self.settings.clone()))
     }
 
     /// Gives the snapshot its final name; the one before goes with its last reader.
@@ -113,12 +130,24 @@ impl Shelf {
         }
         dir.rename(self.final_name(&snapshot.meta().id))?;
         dir.set_keep(true);
+        dir.with_path(|path| self.checksums.remember(path, snapshot.meta()));
+        self.drop_outdated_partial(snapshot.meta());
         if let Some(before) = current.replace(snapshot.clone()) {
             if let Source::Directory(before) = &before.0.source {
                 before.set_keep(false);
             }
         }
         Ok(())
+    }
+
+    /// A leader offers only what is beyond this node's own snapshot.
+    fn drop_outdated_partial(&self, current: &SnapshotMeta) {
+        let mut partial = self.partial.lock();
+        if partial.as_ref().is_some_and(|partial| partial.meta.applied.log_id <= current.applied.log_id) {
+            if let Some(outdated) = partial.take() {
+                outdated.discard();
+            }
+        }
     }
 
     /// A free name for a snapshot: the same one may have been received twice.
@@ -150,7 +179,8 @@ pub(crate) fn check_foreign(meta: &SnapshotMeta) -> Result<(), StorageError> {
     }
     let mut seen = std::collections::HashSet::new();
     for file in &meta.files {
-        if file.name == META || !is_plain_name(&file.name) || !seen.insert(&file.name) {
+        let is_ours = file.name.starts_with(meta_file::META) || file.name.starts_with(meta_file::OFFER);
+        if is_ours || !is_plain_name(&file.name) || !seen.insert(&file.name) {
             let name = file.name.escape_debug();
             return Err(StorageError::refused(format!("\"{name}\" cannot be a file of a snapshot")));
         }
@@ -158,24 +188,13 @@ pub(crate) fn check_foreign(meta: &SnapshotMeta) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Writes the meta and makes the whole directory durable.
-pub(crate) fn write_meta(dir: &Path, meta: &SnapshotMeta) -> Result<(), StorageError> {
-    let mut content = layout::encode_meta(meta);
-    content.extend_from_slice(&crc32fast::hash(&content).to_be_bytes());
-    durable_fs::write_atomic(dir, META, &content)
-}
-
-/// The meta of a snapshot whose files are all there in their sizes; `None` when it is not whole.
-fn read_meta(dir: &Path) -> Option<SnapshotMeta> {
-    let content = fs::read(dir.join(META)).ok()?;
-    let (body, crc) = content.split_last_chunk::<4>()?;
-    if crc32fast::hash(body) != u32::from_be_bytes(*crc) {
-        return None;
+/// Keeps what an earlier process received in `dir` if it is worth going on with.
+fn keep_if_newer(slot: &PartialSlot, dir: OwnedDir, applied: Option<LogId>) {
+    let Some(found) = Partial::reopen(dir) else { return };
+    let known = slot.lock().as_ref().and_then(|kept| kept.meta.applied.log_id).max(applied);
+    if found.meta.applied.log_id > known {
+        partial::put_back(slot, found);
+    } else {
+        found.discard();
     }
-    let meta: SnapshotMeta = layout::decode_meta("the meta of a snapshot", body).ok()?;
-    let whole = meta
-        .files
-        .iter()
-        .all(|file| fs::metadata(dir.join(&file.name)).is_ok_and(|found| found.len() == file.bytes));
-    whole.then_some(meta)
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -10,7 +11,8 @@ use vaultdb_kv::{
     Versioned, Write,
 };
 use vaultdb_storage::{
-    AppliedState, AttemptLimits, EntryFate, LogId, Op, Snapshot, SnapshotMeta, StateMachine, StoreOptions,
+    AppliedState, AttemptLimits, EntryFate, LogId, Op, Snapshot, SnapshotMeta, StateMachine, StorageError,
+    StoreOptions,
 };
 
 pub const KEYS: u64 = 24;
@@ -222,7 +224,7 @@ pub fn transfer(snapshot: &Snapshot, to: &StateMachine, bytes: usize) -> Snapsho
     let meta: SnapshotMeta = snapshot.meta().clone();
     let mut receiver = to.receive_snapshot(meta.clone()).expect("begin");
     for (file, described) in meta.files.iter().enumerate() {
-        let mut offset = 0;
+        let mut offset = receiver.received()[file];
         while offset < described.bytes {
             let chunk = snapshot.read_chunk(file, offset, bytes).expect("read");
             receiver.write_chunk(file, offset, &chunk, crc32fast::hash(&chunk)).expect("take");
@@ -230,4 +232,28 @@ pub fn transfer(snapshot: &Snapshot, to: &StateMachine, bytes: usize) -> Snapsho
         }
     }
     receiver.finish().expect("whole")
+}
+
+/// Names in a directory, in order.
+pub fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .expect("list")
+        .map(|entry| entry.expect("list").file_name().into_string().expect("UTF-8"))
+        .collect();
+    names.sort();
+    names
+}
+
+/// What a store has under a key of [`key`].
+pub fn value(store: &StateMachine, number: u64) -> Option<String> {
+    let found = store.get(&key(number)).expect("read");
+    found.map(|found| String::from_utf8(found.value.to_vec()).expect("UTF-8"))
+}
+
+/// Whether nothing was done; any other outcome is a failure of the test.
+pub fn refused<T: std::fmt::Debug>(result: Result<T, StorageError>) -> bool {
+    match result {
+        Err(StorageError::Refused { .. }) => true,
+        other => panic!("not refused: {other:?}"),
+    }
 }

@@ -15,7 +15,8 @@ use vaultdb_kv::{
 use vaultdb_web::model::{
     CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
     Leader, Leadership, Listing, Listings, LogId, Member, MemberStatus, NodeInfo, NodeStatus, RaftState,
-    ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats, View,
+    ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats, TransferDirection, TransferStatus,
+    TransferTotals, View,
 };
 use vaultdb_web::Backend;
 
@@ -285,6 +286,13 @@ impl Backend for Fake {
             applied: 118,
             snapshot: 100,
             purged: 90,
+            transfers: vec![TransferStatus {
+                peer: "node\"1".into(),
+                direction: TransferDirection::Send,
+                bytes_done: 10,
+                bytes_total: 30,
+            }],
+            transfer_totals: TransferTotals { sent_bytes: 11, received_bytes: 12, installed: 1 },
             fatal: None,
         };
         let component = ComponentHealth {
