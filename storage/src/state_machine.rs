@@ -241,8 +241,8 @@ impl StateMachine {
                 View::on_disk(engine, core)
             }
             EngineHandle::Memory(engine) => {
-                let (data, revision) = engine.copy();
-                Ok(View::in_memory(data, revision, core))
+                let (data, applied) = engine.copy();
+                Ok(View::in_memory(data, &applied, core))
             }
         }
     }

@@ -158,8 +158,7 @@ impl BackupDecoder {
         }
         let piece = match head[0] {
             HEADER => {
-                let header: BackupHeader = serde_json::from_slice(payload)
-                    .map_err(|error| damaged(format!("the header cannot be read: {error}")))?;
+                let header = BackupHeader::decode(payload).map_err(damaged)?;
                 self.revision = header.revision;
                 Piece::Header(header)
             }

@@ -33,9 +33,8 @@ pub struct BackupEncoder {
 impl BackupEncoder {
     /// The first bytes.
     pub fn begin(&mut self, header: &BackupHeader) -> Vec<u8> {
-        let header = serde_json::to_vec(header).expect("plain data always serialises");
         let mut out = MAGIC.to_vec();
-        push_frame(HEADER, &header, &mut out);
+        push_frame(HEADER, &header.encode(), &mut out);
         self.count(&out);
         out
     }

@@ -5,13 +5,11 @@
 
 mod decode;
 mod encode;
-
-use serde::{Deserialize, Serialize};
-
-use crate::Revision;
+mod header;
 
 pub use decode::{BackupDamage, BackupDecoder, Piece, Record};
 pub use encode::{encode_record, BackupEncoder};
+pub use header::BackupHeader;
 
 /// Begins every backup; the last byte is the version of the format.
 pub const MAGIC: [u8; 16] = *b"VaultDB backup\n\x01";
@@ -33,24 +31,6 @@ const RECORD_HEAD_BYTES: usize = 2 + 4 + 8;
 const SHA256_BYTES: usize = 32;
 /// Keys, bytes before the trailer, SHA-256 of these bytes.
 const TRAILER_BYTES: usize = 8 + 8 + SHA256_BYTES;
-
-/// What a backup is of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackupHeader {
-    /// The cluster that it was taken from.
-    pub cluster_id: String,
-    /// Name of the node that it was taken from.
-    pub node: String,
-    /// Version of that node.
-    pub version: String,
-    /// The state that it holds: all writes up to this one, none after it.
-    pub revision: Revision,
-    /// The last log entry that this state holds.
-    pub term: u64,
-    pub log_index: u64,
-    /// When it was begun by the node's clock, in milliseconds since 1970. Nothing is decided by it.
-    pub created_ms: u64,
-}
 
 /// What a whole backup turned out to hold.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -83,10 +83,10 @@ fn comes_back() {
 #[test]
 fn format_is_pinned() {
     let bytes = backup_of(&header(), &records()[1..2]);
-    let json = r#"{"cluster_id":"c-1","node":"node0","version":"0.1.0","revision":9,"term":2,"log_index":12,"created_ms":5}"#;
-    assert_eq!(&bytes[..21], [&MAGIC[..], b"H\0\0\0\x6d"].concat());
-    assert_eq!(&bytes[21..21 + json.len()], json.as_bytes());
-    let block = &bytes[21 + json.len() + 4..];
+    let text = "cluster_id: c-1\nnode: node0\nversion: 0.1.0\nrevision: 9\nterm: 2\nlog_index: 12\ncreated_ms: 5\n";
+    assert_eq!(&bytes[..21], [&MAGIC[..], b"H\0\0\0\x5b"].concat());
+    assert_eq!(&bytes[21..21 + text.len()], text.as_bytes());
+    let block = &bytes[21 + text.len() + 4..];
     assert_eq!(&block[..21], b"B\0\0\0\x10\0\x01\0\0\0\x01\0\0\0\0\0\0\0\x03a1");
     assert_eq!(&block[25..30], b"T\0\0\0\x30");
     let mut changed = bytes.clone();
