@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use actix_web::body::{BodyStream, None as NoBody};
 use actix_web::http::header::{
-    HeaderName, HeaderValue, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LOCATION,
-    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    HeaderName, HeaderValue, ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -72,6 +72,8 @@ pub(crate) struct Reply {
     /// Revision of the key.
     pub(crate) etag: Option<Revision>,
     pub(crate) location: Option<HeaderValue>,
+    /// How a browser is to save it.
+    pub(crate) disposition: Option<HeaderValue>,
 }
 
 impl Reply {
@@ -88,6 +90,7 @@ impl Reply {
             consistency: None,
             etag: None,
             location: None,
+            disposition: None,
         }
     }
 
@@ -122,6 +125,9 @@ impl Reply {
         }
         if let Some(location) = self.location {
             builder.insert_header((LOCATION, location));
+        }
+        if let Some(disposition) = self.disposition {
+            builder.insert_header((CONTENT_DISPOSITION, disposition));
         }
         match self.content {
             Content::Bytes(body) => builder.body(body),

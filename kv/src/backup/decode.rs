@@ -63,14 +63,7 @@ enum State {
 
 impl Default for BackupDecoder {
     fn default() -> Self {
-        Self {
-            state: State::Magic,
-            offset: 0,
-            hash: Sha256::new(),
-            revision: 0,
-            keys: 0,
-            last_key: None,
-        }
+        Self { state: State::Magic, offset: 0, hash: Sha256::new(), revision: 0, keys: 0, last_key: None }
     }
 }
 

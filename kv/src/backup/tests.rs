@@ -27,8 +27,7 @@ fn records() -> Vec<Record> {
 fn block(records: &[Record]) -> Vec<u8> {
     let mut out = Vec::new();
     for (key, stored) in records {
-        let item =
-            ListItem { key: key.as_bytes(), value: Some(&stored.value), revision: stored.revision };
+        let item = ListItem { key: key.as_bytes(), value: Some(&stored.value), revision: stored.revision };
         encode_record(&item, &mut out);
     }
     out
@@ -83,7 +82,8 @@ fn comes_back() {
 #[test]
 fn format_is_pinned() {
     let bytes = backup_of(&header(), &records()[1..2]);
-    let text = "cluster_id: c-1\nnode: node0\nversion: 0.1.0\nrevision: 9\nterm: 2\nlog_index: 12\ncreated_ms: 5\n";
+    let text =
+        "cluster_id: c-1\nnode: node0\nversion: 0.1.0\nrevision: 9\nterm: 2\nlog_index: 12\ncreated_ms: 5\n";
     assert_eq!(&bytes[..21], [&MAGIC[..], b"H\0\0\0\x5b"].concat());
     assert_eq!(&bytes[21..21 + text.len()], text.as_bytes());
     let block = &bytes[21 + text.len() + 4..];
