@@ -133,7 +133,7 @@ fn tell(facts: &SurvivorFacts, addr: &MemberAddr) -> String {
         format!("An earlier command was cut short; it goes on with new cluster_id {id}.\n")
     });
     format!(
-        "cluster_id: {}\nnode: {} (id {}), raft {}, http {}\nmembers: {}\nrevision: {}\ncommitted: {}\n\
+        "cluster_id: {}\nnode: {} (id {}), raft {}, http {}\nmembers: {}\ncommitted: {}\n\
          last_log: {last}\n\
          Kept: everything up to entry {last}, also the {unconfirmed} entries of which this node does not know \
          whether they were committed: writes with an unknown outcome may take effect by this.\n\
@@ -145,7 +145,6 @@ fn tell(facts: &SurvivorFacts, addr: &MemberAddr) -> String {
         addr.raft,
         addr.http,
         members.join(", "),
-        facts.revision,
         place(facts.committed),
     )
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vaultdb_kv::{failpoint, Command, MemberAddr, NodeId, Revision};
+use vaultdb_kv::{failpoint, Command, MemberAddr, NodeId};
 use vaultdb_storage::log::LogStore;
 use vaultdb_storage::{DiskLog, LogId, LogOptions, StateMachine, StorageError, StoreOptions, Vote};
 
@@ -39,8 +39,6 @@ pub struct SurvivorFacts {
     pub members: Vec<(String, bool)>,
     /// How its cluster knew it, if it did.
     pub addr: Option<MemberAddr>,
-    /// Revision of what is in its store; entries of its log may lie past it.
-    pub revision: Revision,
     /// The last entry of which it knew that it is committed.
     pub committed: Option<LogId>,
     pub last_log: Option<LogId>,
@@ -106,7 +104,6 @@ impl Survivor {
             node_id,
             name: name.to_owned(),
             members: members.collect(),
-            revision: applied.revision,
             committed: log.committed().max(applied.log_id),
             last_log: bounds.last.max(applied.log_id),
             begun,

@@ -46,3 +46,47 @@ impl StateMachine {
         self.build_snapshot().map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use bytes::Bytes;
+    use vaultdb_kv::Versioned;
+
+    use super::*;
+    use crate::options::StoreOptions;
+    use crate::types::LogId;
+
+    fn record(key: &'static str, revision: u64) -> Record {
+        (Key::new(key).unwrap(), Versioned { value: Bytes::from(key), revision })
+    }
+
+    /// A restored state is there after a restart, with a snapshot of it, and only an empty store becomes one.
+    #[test]
+    fn restored_state_is_durable_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let log_id = LogId { term: 3, index: 100 };
+        let target = AppliedState {
+            log_id: Some(log_id),
+            membership: Some((log_id, Bytes::from_static(b"m"))),
+            revision: 70,
+        };
+        let store = StateMachine::open(dir.path(), StoreOptions::default()).unwrap();
+        store.restore(&target, &[record("a", 7), record("b", 9)]).unwrap();
+        store.restore(&target, &[record("c", 8)]).unwrap();
+        store.finish_restore(&target).unwrap();
+        drop(store);
+        let store = StateMachine::open(dir.path(), StoreOptions::default()).unwrap();
+        assert_eq!(store.applied(), target);
+        assert_eq!(store.current_snapshot().unwrap().meta().applied, target);
+        for (key, revision) in [("a", 7), ("b", 9), ("c", 8)] {
+            let found = store.get(&Key::new(key).unwrap()).unwrap().unwrap();
+            assert_eq!((found.value, found.revision), (Bytes::from(key), revision));
+        }
+        let other = AppliedState { log_id: Some(LogId { term: 3, index: 101 }), ..target };
+        let refused = store.restore(&other, &[record("d", 1)]).unwrap_err();
+        assert!(matches!(refused, StorageError::Refused { .. }), "{refused}");
+        assert!(store.get(&Key::new("d").unwrap()).unwrap().is_none());
+    }
+}
