@@ -23,7 +23,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// Takes and verifies backups.
 #[derive(Debug, Parser)]
-#[command(name = "vaultdb backup", version)]
+#[command(name = "vaultdb backup", bin_name = "vaultdb backup", version)]
 pub struct BackupArgs {
     #[command(subcommand)]
     what: What,

@@ -16,7 +16,7 @@ use crate::backup::print;
 use crate::cli::{config_of, RunArgs, UsageError};
 use crate::lock::DataDirLock;
 use crate::node::{log_options, store_options, NodeError};
-use crate::restore::BUMP_REVISION_DEFAULT;
+use crate::restore::{bump_range, BUMP_REVISION_DEFAULT};
 
 const USAGE: &str = "vaultdb recover --force-new-cluster -id NAME [FLAGS] <data-dir>";
 const ABOUT: &str = "Makes a new cluster from the data of one survivor, when a majority is lost for good";
@@ -43,7 +43,7 @@ pub struct RecoverArgs {
     #[arg(long)]
     yes: bool,
     /// How far past the survivor's revisions the new cluster goes on
-    #[arg(long, value_name = "N", default_value_t = BUMP_REVISION_DEFAULT)]
+    #[arg(long, value_name = "N", default_value_t = BUMP_REVISION_DEFAULT, value_parser = bump_range())]
     bump_revision: u64,
     #[command(flatten)]
     run: RunArgs,

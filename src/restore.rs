@@ -18,6 +18,14 @@ use crate::node::{log_options, store_options, NodeError};
 /// can have made since, so that no revision is given to two of them.
 pub const BUMP_REVISION_DEFAULT: u64 = 1_000_000_000;
 
+/// Largest `--bump-revision`: JSON in a browser tells whole numbers apart up to here.
+const BUMP_REVISION_MAX: u64 = 1 << 53;
+
+/// What `--bump-revision` takes.
+pub fn bump_range() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(..=BUMP_REVISION_MAX)
+}
+
 const USAGE: &str = "vaultdb restore <FILE> -id NAME [FLAGS] <data-dir>";
 const ABOUT: &str = "Makes the data directory of the first node of a new cluster from a backup";
 const AFTER_HELP: &str = "\
@@ -37,7 +45,7 @@ pub struct RestoreArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// How far past the backup's revision the new cluster begins
-    #[arg(long, value_name = "N", default_value_t = BUMP_REVISION_DEFAULT)]
+    #[arg(long, value_name = "N", default_value_t = BUMP_REVISION_DEFAULT, value_parser = bump_range())]
     bump_revision: u64,
     #[command(flatten)]
     run: RunArgs,

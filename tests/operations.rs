@@ -45,6 +45,9 @@ fn walk(cluster: &mut Cluster, title: &str) {
         let output = shell.output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{line}: {printed}{}", String::from_utf8_lossy(&output.stderr));
+        if expected.is_empty() {
+            continue;
+        }
         let lines: Vec<&str> = printed.lines().map(str::trim).collect();
         let expected: Vec<String> = expected.iter().map(|line| rewrite_ports(line, cluster)).collect();
         assert!(

@@ -23,6 +23,9 @@ use crate::types::{PeerNode, WireMembership};
 /// What an empty data directory may hold: the lock of whoever restores, and what a file system puts there.
 const NOT_DATA: [&str; 2] = ["LOCK", "lost+found"];
 
+/// Highest revision that a cluster may begin with: no number of writes reaches the end of the numbers from it.
+const REVISION_MAX: Revision = 1 << 62;
+
 /// What is to be restored where.
 #[derive(Debug)]
 pub struct RestorePlan {
@@ -58,8 +61,10 @@ pub struct Restored {
 pub fn restore(plan: &RestorePlan) -> Result<Restored, OfflineError> {
     let (header, summary) = verify_backup(&plan.backup)?;
     check_empty(&plan.data_dir)?;
-    let too_far = || OfflineError::Refused(format!("revision {} cannot be raised so far", header.revision));
-    let revision = header.revision.checked_add(plan.bump_revision).ok_or_else(too_far)?;
+    let revision = header.revision.saturating_add(plan.bump_revision);
+    if revision > REVISION_MAX {
+        return Err(OfflineError::Refused(format!("revision {revision} leaves too little room for others")));
+    }
     // Past all entries of the old cluster that the backup knows of, so that what became of one of these is
     // never told of one of the new.
     let log_id = LogId { term: header.term.saturating_add(1), index: header.log_index.saturating_add(1) };
