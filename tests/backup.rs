@@ -82,6 +82,15 @@ fn change(port: u16, writer: usize, written: &AtomicUsize, stop: &AtomicBool) ->
     events
 }
 
+/// Ends the writers when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What the store holds at a revision.
 fn state_at(events: &mut [Event], revision: u64) -> State {
     events.sort_by_key(|event| event.revision);
@@ -159,6 +168,7 @@ fn backup_under_load_restores_to_exactly_one_revision() {
     let follower = (leader + 1) % 3;
     let mut events = prefill(cluster.port(leader));
     let (written, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let over = Over(&stop);
     let wait_written = |more: usize| {
         let goal = written.load(Ordering::Relaxed) + more;
         eventually("the load goes on", LIMIT, || match written.load(Ordering::Relaxed) {
@@ -168,6 +178,8 @@ fn backup_under_load_restores_to_exactly_one_revision() {
     };
     let files: Vec<_> = (0..3).map(|i| cluster.dir().join(format!("{i}.backup"))).collect();
     let revisions: Vec<u64> = thread::scope(|scope| {
+        // However this ends, the writers do, too.
+        let over = over;
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 let (port, written, stop) = (cluster.port(writer % 3), &written, &stop);
@@ -180,7 +192,7 @@ fn backup_under_load_restores_to_exactly_one_revision() {
         };
         let revisions = files.iter().enumerate().map(save).collect();
         wait_written(WRITES_AROUND);
-        stop.store(true, Ordering::Relaxed);
+        drop(over);
         writers.into_iter().for_each(|writer| events.extend(writer.join().unwrap()));
         revisions
     });
