@@ -47,7 +47,7 @@ pub struct SurvivorFacts {
 }
 
 impl Survivor {
-    /// Opens the directory of a member as a node would; changes nothing.
+    /// Opens the directory of a member, and changes no more of it than the start of a node would.
     ///
     /// # Errors
     /// [`OfflineError`]: also when it belongs to no cluster, holds none of its data or was replaced by
@@ -64,24 +64,13 @@ impl Survivor {
         let (Some(node_id), Some(own_cluster)) = (identity.node_id, identity.cluster_id.clone()) else {
             return Err(refused("its node has never joined a cluster".into()));
         };
-        for part in ["wal", "rocksdb"] {
-            if !std::fs::read_dir(data_dir.join(part)).is_ok_and(|mut files| files.next().is_some()) {
-                return Err(StorageError::Corrupt {
-                    what: data_dir.join(part).display().to_string(),
-                    reason: "it is missing or empty".into(),
-                }
-                .into());
-            }
-        }
+        check_present(data_dir)?;
         let log = DiskLog::<LogPayload>::open(&wal_dir(data_dir), log)?;
         let store = StateMachine::open(data_dir, store)?;
-        let (applied, bounds) = (store.applied(), log.bounds());
-        if applied.log_id < bounds.purged {
-            return Err(StorageError::Corrupt {
-                what: data_dir.join("rocksdb").display().to_string(),
-                reason: format!("it ends at {:?}, before the log begins", applied.log_id),
-            }
-            .into());
+        let applied = store.applied().log_id;
+        if applied < log.bounds().purged {
+            let reason = format!("it ends at {applied:?}, before the log begins");
+            return Err(damaged(data_dir.join("rocksdb"), reason));
         }
         if let Some((latest, ..)) = store.registered(name).filter(|(latest, ..)| *latest != node_id) {
             return Err(refused(format!(
@@ -104,8 +93,8 @@ impl Survivor {
             node_id,
             name: name.to_owned(),
             members: members.collect(),
-            committed: log.committed().max(applied.log_id),
-            last_log: bounds.last.max(applied.log_id),
+            committed: log.committed().max(applied),
+            last_log: log.bounds().last.max(applied),
             begun,
         };
         Ok(Self { data_dir: data_dir.into(), identity, node_id, log, store, facts })
@@ -167,6 +156,20 @@ impl Survivor {
         ];
         durably(|done| self.log.append(entries, done))
     }
+}
+
+/// A member has a log and a store.
+fn check_present(data_dir: &Path) -> Result<(), OfflineError> {
+    for part in ["wal", "rocksdb"].map(|name| data_dir.join(name)) {
+        if !std::fs::read_dir(&part).is_ok_and(|mut files| files.next().is_some()) {
+            return Err(damaged(part, "it is missing or empty".into()));
+        }
+    }
+    Ok(())
+}
+
+fn damaged(part: PathBuf, reason: String) -> OfflineError {
+    StorageError::Corrupt { what: part.display().to_string(), reason }.into()
 }
 
 /// The last membership in the log, else that of the store.
