@@ -13,8 +13,11 @@ use clap::Parser;
 use vaultdb_config::{Config, FileText, FlagValue, Sources};
 use vaultdb_kv::units::parse_duration;
 
+use crate::backup::{BackupArgs, BackupCommand};
 use crate::bench::{self, Bench};
 use crate::probe::Target;
+use crate::recover::{Recover, RecoverArgs};
+use crate::restore::{Restore, RestoreArgs};
 
 /// How long a probe waits unless told.
 const PROBE_TIMEOUT_DEFAULT: &str = "2s";
@@ -32,6 +35,12 @@ pub enum Action {
     Probe { target: Target, timeout: Duration },
     /// Load running nodes and print what was measured. Exit 1 when no request of a run succeeded.
     Bench(Box<Bench>),
+    /// Take or verify a backup. Exit 1 when there is no whole one.
+    Backup(Box<BackupCommand>),
+    /// Make a data directory from a backup.
+    Restore(Box<Restore>),
+    /// Make a new cluster from one member's data.
+    Recover(Box<Recover>),
     /// Print to standard output and exit 0: help and version.
     PrintAndExit(String),
 }
@@ -51,7 +60,10 @@ impl UsageError {
 
 const USAGE: &str =
     "vaultdb [FLAGS] <data-dir>\n       vaultdb probe [--url URL] [--timeout DURATION]\n       \
-                     vaultdb bench [put|get|mixed|batch] [FLAGS]";
+                     vaultdb bench [put|get|mixed|batch] [FLAGS]\n       \
+                     vaultdb backup save|verify <FILE> [FLAGS]\n       \
+                     vaultdb restore <FILE> [FLAGS] <data-dir>\n       \
+                     vaultdb recover --force-new-cluster [FLAGS] <data-dir>";
 
 const AFTER_HELP: &str = "\
 Flags may be written with one dash or two, with a space or '=' before the value.
@@ -70,7 +82,7 @@ restarted by what runs it, 1 anything else.";
 /// Runs a VaultDB node: a strongly consistent, replicated key-value store over HTTP.
 #[derive(Debug, Parser)]
 #[command(name = "vaultdb", version, override_usage = USAGE, after_help = AFTER_HELP)]
-struct RunArgs {
+pub struct RunArgs {
     /// Directory of everything that the node keeps
     #[arg(value_name = "data-dir")]
     data_dir: Option<OsString>,
@@ -128,7 +140,7 @@ pub fn parse(
 ) -> Result<Action, UsageError> {
     let args = with_two_dashes(args);
     let env: Vec<_> = env.into_iter().collect();
-    // A data directory of one of these names is written ./probe or ./bench.
+    // A data directory of one of these names is written ./probe, ./bench and so on.
     let first = args.get(1).and_then(|first| first.to_str()).unwrap_or_default();
     match first {
         "probe" => match ProbeArgs::try_parse_from(args.into_iter().skip(1)) {
@@ -139,14 +151,32 @@ pub fn parse(
             Ok(args) => args.plan().map(|bench| Action::Bench(Box::new(bench))).map_err(UsageError::new),
             Err(error) => from_clap(&error, "vaultdb bench --help"),
         },
+        "backup" => match BackupArgs::try_parse_from(args.into_iter().skip(1)) {
+            Ok(args) => {
+                args.command().map(|command| Action::Backup(Box::new(command))).map_err(UsageError::new)
+            }
+            Err(error) => from_clap(&error, "vaultdb backup --help"),
+        },
+        "restore" => match RestoreArgs::try_parse_from(args.into_iter().skip(1)) {
+            Ok(args) => args.plan(env).map(|restore| Action::Restore(Box::new(restore))),
+            Err(error) => from_clap(&error, "vaultdb restore --help"),
+        },
+        "recover" => match RecoverArgs::try_parse_from(args.into_iter().skip(1)) {
+            Ok(args) => args.plan(env).map(|recover| Action::Recover(Box::new(recover))),
+            Err(error) => from_clap(&error, "vaultdb recover --help"),
+        },
         _ => match RunArgs::try_parse_from(args) {
-            Ok(run) => run_action(run, env),
+            Ok(run) => config_of(run, env).map(|config| Action::Run(Box::new(config))),
             Err(error) => from_clap(&error, "vaultdb --help"),
         },
     }
 }
 
-fn run_action(run: RunArgs, env: Vec<(OsString, OsString)>) -> Result<Action, UsageError> {
+/// The configuration of the node that these flags start.
+///
+/// # Errors
+/// [`UsageError`], which names the place of the mistake.
+pub fn config_of(run: RunArgs, env: Vec<(OsString, OsString)>) -> Result<Config, UsageError> {
     let file = match (run.config, variable(&env, "VAULTDB_CONFIG")) {
         (Some(path), _) => Some(read_file("flag --config", &path)?),
         (None, Some(path)) => Some(read_file("variable VAULTDB_CONFIG", path)?),
@@ -170,9 +200,7 @@ fn run_action(run: RunArgs, env: Vec<(OsString, OsString)>) -> Result<Action, Us
         .filter_map(|(key, shown, value)| value.map(|value| FlagValue { key, shown, value }))
         .collect();
     let file = file.as_ref().map(|(path, text)| FileText { path, text });
-    vaultdb_config::load(Sources { file, env, flags })
-        .map(|config| Action::Run(Box::new(config)))
-        .map_err(|error| UsageError::new(error.to_string()))
+    vaultdb_config::load(Sources { file, env, flags }).map_err(|error| UsageError::new(error.to_string()))
 }
 
 fn probe_action(probe: &ProbeArgs, env: &[(OsString, OsString)]) -> Result<Action, UsageError> {

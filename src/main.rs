@@ -2,11 +2,15 @@
 //!
 //! Owns the order in which parts start and stop. Decides nothing about data.
 
+mod backup;
 mod bench;
 mod cli;
+mod download;
 mod lock;
 mod node;
 mod probe;
+mod recover;
+mod restore;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -50,12 +54,25 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        cli::Action::Run(config) => match node::run(*config) {
+        cli::Action::Backup(command) => match command.run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
                 eprintln!("vaultdb: {e}");
-                ExitCode::from(e.exit_code())
+                ExitCode::FAILURE
             }
         },
+        cli::Action::Restore(restore) => exit_of(restore.run()),
+        cli::Action::Recover(recover) => exit_of(recover.run()),
+        cli::Action::Run(config) => exit_of(node::run(*config)),
+    }
+}
+
+fn exit_of(result: Result<(), node::NodeError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("vaultdb: {e}");
+            ExitCode::from(e.exit_code())
+        }
     }
 }

@@ -215,17 +215,27 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
             snapshot_bytes_per_second_max: config.snapshot_bytes_per_second_max,
             append_entries_max: config.append_entries_max,
         },
-        store: StoreOptions {
-            cache_bytes: usize_of(config.cache_bytes),
-            block_cache_bytes: usize_of(config.block_cache_bytes),
-            write_buffer_bytes: usize_of(config.write_buffer_bytes),
-            ..StoreOptions::default()
-        },
-        log: LogOptions {
-            segment_bytes: usize_of(config.wal_segment_bytes),
-            cache_bytes: usize_of(config.wal_cache_bytes),
-            ..LogOptions::default()
-        },
+        store: store_options(config),
+        log: log_options(config),
         share_reads: config.read_sharing,
+    }
+}
+
+/// How the node of this configuration opens its store.
+pub fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        cache_bytes: usize_of(config.cache_bytes),
+        block_cache_bytes: usize_of(config.block_cache_bytes),
+        write_buffer_bytes: usize_of(config.write_buffer_bytes),
+        ..StoreOptions::default()
+    }
+}
+
+/// How the node of this configuration opens its Raft log.
+pub fn log_options(config: &Config) -> LogOptions {
+    LogOptions {
+        segment_bytes: usize_of(config.wal_segment_bytes),
+        cache_bytes: usize_of(config.wal_cache_bytes),
+        ..LogOptions::default()
     }
 }

@@ -54,6 +54,16 @@ impl Target {
         Ok(Self { address, path: path.to_owned() })
     }
 
+    /// `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Path and query.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The same machine's server that binds this address.
     ///
     /// # Errors
@@ -123,7 +133,10 @@ fn ask(target: &Target, timeout: Duration) -> Result<(), String> {
 }
 
 /// Connects to the first of the name's addresses that answers.
-fn connect(address: &str, timeout: Duration) -> Result<TcpStream, String> {
+///
+/// # Errors
+/// In words.
+pub fn connect(address: &str, timeout: Duration) -> Result<TcpStream, String> {
     let addresses: Vec<_> =
         address.to_socket_addrs().map_err(|error| format!("cannot look up the host: {error}"))?.collect();
     let Ok(count) = u32::try_from(addresses.len().max(1)) else {

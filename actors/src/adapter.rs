@@ -38,6 +38,10 @@ impl View for StoreView {
         StoreView::revision(self)
     }
 
+    fn log_id(&self) -> Option<LogId> {
+        StoreView::log_id(self)
+    }
+
     fn page(&self, request: &PageRequest) -> Result<Page, ReadError> {
         StoreView::page(self, request).map_err(unfit)
     }

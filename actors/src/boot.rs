@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use vaultdb_consensus::api::JoinRequest;
 use vaultdb_consensus::identity::{Identity, IdentityError};
+use vaultdb_consensus::offline::OfflineError;
 use vaultdb_consensus::transport::{Tcp, TcpAccept};
 use vaultdb_consensus::{create_log, ConsensusConfig, StartError};
 use vaultdb_kv::MemberAddr;
 
 pub use vaultdb_consensus::{Consensus, RaftOptions, Timing};
+use vaultdb_storage::StorageError;
 pub use vaultdb_storage::{LogOptions, StoreOptions};
 
 use crate::join::join_cluster;
@@ -72,6 +74,19 @@ impl From<StartError> for BootError {
     }
 }
 
+impl From<OfflineError> for BootError {
+    fn from(e: OfflineError) -> Self {
+        match e {
+            OfflineError::Identity(e) => e.into(),
+            OfflineError::Storage(StorageError::Corrupt { .. }) => BootError::Unfit(e.to_string()),
+            OfflineError::Storage(_)
+            | OfflineError::Backup(_)
+            | OfflineError::Io { .. }
+            | OfflineError::Refused(_) => BootError::Failed(e.to_string()),
+        }
+    }
+}
+
 /// Waits as long as it takes to join; everything else is quick or fails.
 ///
 /// # Errors
@@ -101,6 +116,11 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
 async fn identity(options: &BootOptions) -> Result<Identity, BootError> {
     let dir = options.data_dir.as_deref();
     let mut identity = match dir.map(|dir| Identity::load(dir, &options.name)).transpose()?.flatten() {
+        Some(known) if known.recovering_from.is_some() => {
+            let reason = "making a new cluster of this data directory was begun and not finished: give the \
+                          command vaultdb recover again";
+            return Err(BootError::Failed(reason.into()));
+        }
         Some(known) if known.node_id.is_some() => return Ok(known),
         // A restart before joining succeeded: the same instance asks again.
         Some(asked_before) if !options.join.is_empty() => asked_before,

@@ -16,6 +16,7 @@ mod judge;
 mod lane;
 mod listings;
 mod messages;
+pub mod offline;
 mod options;
 mod pending;
 pub mod port;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use vaultdb_kv::{Consistency, ListQuery, Page, PageRequest, ReadError, Revision};
 
-use crate::port::View;
+use crate::port::{LogId, View};
 
 /// How long a listing waits for its next page.
 pub const LISTING_LEASE: Duration = Duration::from_secs(60);
@@ -47,6 +47,11 @@ impl Listing {
     /// Revision of the state that all its pages are of.
     pub fn revision(&self) -> Revision {
         self.0.view.revision()
+    }
+
+    /// The last log entry that this state holds; `None` before the first.
+    pub fn log_id(&self) -> Option<LogId> {
+        self.0.view.log_id()
     }
 
     pub fn query(&self) -> &ListQuery {
@@ -206,6 +211,10 @@ mod tests {
     impl View for Counted {
         fn revision(&self) -> Revision {
             7
+        }
+
+        fn log_id(&self) -> Option<LogId> {
+            None
         }
 
         fn page(&self, _: &PageRequest) -> Result<Page, ReadError> {

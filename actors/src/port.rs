@@ -26,6 +26,8 @@ pub type Acceptances = Vec<Result<LogId, ProposeError>>;
 /// when it is dropped, which waits for nothing.
 pub trait View: Send + Sync + 'static {
     fn revision(&self) -> Revision;
+    /// The last log entry that it holds; `None` before the first.
+    fn log_id(&self) -> Option<LogId>;
     /// May read the disk: only on a blocking thread.
     ///
     /// # Errors

@@ -32,6 +32,10 @@ pub struct Identity {
     pub instance: String,
     /// This node made the cluster, and forms it alone until others join.
     pub bootstrap: bool,
+    /// The cluster that it was a member of, while it is made the first of a new one: see
+    /// [`crate::recover`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovering_from: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,7 @@ impl Identity {
             name: name.to_owned(),
             instance: uuid::Uuid::new_v4().to_string(),
             bootstrap: false,
+            recovering_from: None,
         }
     }
 
@@ -60,6 +65,11 @@ impl Identity {
         self.cluster_id = Some(uuid::Uuid::new_v4().to_string());
         self.node_id = Some(FIRST_NODE_ID);
         self.bootstrap = true;
+    }
+
+    /// Gives this member a cluster id of its own, and notes that its data still have to follow.
+    pub fn renew_cluster(&mut self) {
+        self.recovering_from = self.cluster_id.replace(uuid::Uuid::new_v4().to_string());
     }
 
     /// This node as a member; `None` until it has joined.

@@ -72,6 +72,7 @@ impl fmt::Display for SharedCommand {
             Command::Delete { .. } => "Delete",
             Command::RegisterNode { .. } => "RegisterNode",
             Command::Guarded(_) => "Guarded",
+            Command::AdvanceRevision { .. } => "AdvanceRevision",
         };
         write!(f, "{kind} of {} bytes", self.0.payload_bytes())
     }

@@ -27,6 +27,9 @@ pub enum Command {
     },
     /// A write under conditions, or with a name by which its repetition is known.
     Guarded(Box<Guarded>),
+    /// Lets revisions go on `by` further up. Begins a cluster that was forced from one survivor's data, so
+    /// that no revision is given to a second write.
+    AdvanceRevision { by: u64 },
 }
 
 impl Command {
@@ -39,6 +42,7 @@ impl Command {
                 name.len() + instance.as_ref().map_or(0, String::len) + addr.raft.len() + addr.http.len()
             }
             Command::Guarded(guarded) => guarded.payload_bytes(),
+            Command::AdvanceRevision { .. } => size_of::<u64>(),
         }
     }
 }
@@ -107,5 +111,7 @@ mod tests {
         assert_eq!(bytes[..7], [3, 0, 0, 0, 1, 2, b'i']);
         // One byte for each of the hash's, then the leader's time.
         assert_eq!((bytes.len(), bytes[40]), (41, 0));
+        let advance = Command::AdvanceRevision { by: 5 };
+        assert_eq!(postcard::to_stdvec(&advance).expect("encode"), [4, 5]);
     }
 }

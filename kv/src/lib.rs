@@ -3,6 +3,7 @@
 //!
 //! Owns words and their rules. Must never do I/O, spawn a task or read a clock for a decision.
 
+pub mod backup;
 pub mod command;
 pub mod consistency;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod listing;
 pub mod member;
 pub mod units;
 
+pub use backup::{BackupDamage, BackupDecoder, BackupEncoder, BackupHeader, BackupSummary};
 pub use command::{Applied, ApplyResult, Command};
 pub use consistency::{Consistency, Freshness};
 pub use error::{AdminError, BadInput, ReadError, WriteError};

@@ -4,6 +4,7 @@
 //! change in one atomic write, so what is read back after a crash is always a prefix of the log.
 
 mod attempts;
+mod backup;
 mod cache;
 mod disk_log;
 mod durable_fs;
@@ -17,6 +18,7 @@ mod log_options;
 mod log_rules;
 mod mem_log;
 mod options;
+mod restore;
 mod run;
 mod segments;
 mod snapshot;
@@ -27,6 +29,7 @@ pub mod types;
 mod view;
 
 pub use attempts::AttemptLimits;
+pub use backup::{verify_backup, BackupError, BackupFile};
 pub use disk_log::DiskLog;
 pub use error::StorageError;
 pub use log_options::LogOptions;

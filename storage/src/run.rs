@@ -53,6 +53,10 @@ pub(crate) fn evaluate<'a>(
                 Command::RegisterNode { name, instance, addr } => {
                     ApplyResult::NodeRegistered { id: register(&mut changes, meta, name, instance, addr) }
                 }
+                Command::AdvanceRevision { by } => {
+                    changes.revision = changes.revision.saturating_add(*by);
+                    ApplyResult::None
+                }
                 Command::Guarded(guarded) => {
                     answers.push(guard(&mut changes, meta, limits, guarded, &stored)?);
                     continue;

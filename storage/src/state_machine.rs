@@ -154,6 +154,19 @@ impl StateMachine {
         Ok(answers)
     }
 
+    /// Writes a part of a state that is not the outcome of entries, to a store that holds nothing else.
+    pub(crate) fn take_in(&self, changes: &Changes<'_>) -> Result<(), StorageError> {
+        let core = &*self.core;
+        core.check()?;
+        let mut meta = core.applying.lock();
+        if meta.applied.log_id.is_some_and(|applied| applied != changes.log_id) {
+            return Err(StorageError::refused("the store is not empty"));
+        }
+        core.engine().write(&meta, changes).map_err(|error| core.fail(error))?;
+        core.finish(&mut meta, changes);
+        Ok(())
+    }
+
     /// Applies a run like [`StateMachine::apply`] if that takes memory alone: no read of the disk, no wait
     /// for a flush, a compaction or another thread. `None` when it would, and then nothing was changed.
     ///
@@ -241,8 +254,8 @@ impl StateMachine {
                 View::on_disk(engine, core)
             }
             EngineHandle::Memory(engine) => {
-                let (data, revision) = engine.copy();
-                Ok(View::in_memory(data, revision, core))
+                let (data, applied) = engine.copy();
+                Ok(View::in_memory(data, &applied, core))
             }
         }
     }

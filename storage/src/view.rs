@@ -16,6 +16,7 @@ use crate::engine::rocks::RocksView;
 use crate::engine::staged::StagedEngine;
 use crate::error::StorageError;
 use crate::state_machine::Core;
+use crate::types::{AppliedState, LogId};
 
 /// Pages of one view that may be ordered before the next caller waits.
 const ORDERS_MAX: usize = 1;
@@ -23,6 +24,7 @@ const ORDERS_MAX: usize = 1;
 /// The store at one revision, whatever is written meanwhile.
 pub struct View {
     revision: Revision,
+    log_id: Option<LogId>,
     source: Source,
     core: Weak<Core>,
 }
@@ -57,7 +59,7 @@ impl View {
                     return;
                 }
             };
-            if opened.send(Ok(view.revision())).is_err() {
+            if opened.send(Ok((view.revision(), view.log_id()))).is_err() {
                 return;
             }
             while let Ok(Order { request, answer }) = ordered.recv() {
@@ -67,21 +69,26 @@ impl View {
         };
         let spawned = std::thread::Builder::new().name("store-view".into()).spawn(run);
         spawned.map_err(StorageError::io("cannot start a thread"))?;
-        let revision = is_open.recv().map_err(|_| ended())??;
-        Ok(Self { revision, source: Source::Disk(orders), core })
+        let (revision, log_id) = is_open.recv().map_err(|_| ended())??;
+        Ok(Self { revision, log_id, source: Source::Disk(orders), core })
     }
 
     pub(crate) fn in_memory(
         data: BTreeMap<Box<[u8]>, Versioned>,
-        revision: Revision,
+        applied: &AppliedState,
         core: Weak<Core>,
     ) -> Self {
-        Self { revision, source: Source::Memory(data), core }
+        Self { revision: applied.revision, log_id: applied.log_id, source: Source::Memory(data), core }
     }
 
     /// Revision of the state that every page is of.
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// The last log entry that this state holds; `None` before the first.
+    pub fn log_id(&self) -> Option<LogId> {
+        self.log_id
     }
 
     /// One page. May read the disk, and waits for the pages that others ordered before.

@@ -88,8 +88,12 @@ impl<B: Backend> Worker<B> {
                 log::error!("{} {}: {}", verb.as_str(), route.pattern(), problem.detail);
             }
         }
-        // A stream is made of lines; what they hold is escaped.
-        let may_end_a_head = |reply: &Reply| matches!(&reply.content, Content::Bytes(b) if may_end_a_head(b));
+        let may_end_a_head = |reply: &Reply| match &reply.content {
+            Content::Bytes(body) => may_end_a_head(body),
+            // Lines escape what they hold; other streams hold values as they are.
+            Content::Stream(_) => reply.media == Media::Raw,
+            Content::Untold => false,
+        };
         if answer.as_ref().is_ok_and(may_end_a_head) {
             http.conn_data::<ClientTail>().inspect(|tail| tail.mark());
         }
@@ -132,6 +136,7 @@ impl<B: Backend> Worker<B> {
             (Route::Kv, Verb::Get | Verb::Head) => self.get_raw(call).await,
             (Route::Key, Verb::Get | Verb::Head) => self.get_json(call).await,
             (Route::List, Verb::Get | Verb::Head) => self.list(call, verb == Verb::Head).await,
+            (Route::Snapshot, Verb::Get | Verb::Head) => self.snapshot(call, verb == Verb::Head).await,
             (Route::Writes, Verb::Get | Verb::Head) => self.write_state(call).await,
             (Route::Kv, Verb::Put) => self.put_raw(call, payload).await.map_err(Problem::of_write),
             (Route::Keys, Verb::Post) => self.set_pairs(call, payload).await.map_err(Problem::of_write),
@@ -155,6 +160,7 @@ impl<B: Backend> Worker<B> {
                 | Route::Key
                 | Route::Kv
                 | Route::List
+                | Route::Snapshot
                 | Route::Writes
                 | Route::Status
                 | Route::Join

@@ -8,6 +8,7 @@ mod admin;
 mod admission;
 mod app;
 pub mod backend;
+mod backup;
 mod body;
 mod connection;
 mod cursor;

@@ -24,9 +24,9 @@ use crate::reply::{Content, Media, Reply};
 
 const NDJSON: &str = "application/x-ndjson";
 /// Most bytes of keys and values that a stream takes from the store at once, and holds.
-const STREAM_PAGE_BYTES: usize = 256 * 1024;
+pub(crate) const STREAM_PAGE_BYTES: usize = 256 * 1024;
 /// Most items of such a piece: empty values cost more than they count.
-const STREAM_PAGE_ITEMS: usize = 4_096;
+pub(crate) const STREAM_PAGE_ITEMS: usize = 4_096;
 
 /// A read of the listing's route that is admitted.
 struct Asked {
@@ -49,10 +49,7 @@ impl<B: Backend> Worker<B> {
         if !is_stream {
             return self.list_page(asked, head_only).await;
         }
-        if call.http.version() < Version::HTTP_11 {
-            let detail = "a stream needs HTTP/1.1: only there its end can be told from a lost connection";
-            return Err(Problem::new(Code::MalformedRequest, detail));
-        }
+        needs_chunks(&call)?;
         self.list_all(asked, head_only).await
     }
 
@@ -101,18 +98,24 @@ impl<B: Backend> Worker<B> {
         if head_only {
             return Ok(reply_of(&listing, Media::Ndjson, Content::Untold));
         }
+        let lease = self.lease_stream(&listing)?;
+        let timeout = params.timeout.unwrap_or(self.shared.options.request_timeout);
+        let flow = Flow { lease, timeout, left };
+        Ok(reply_of(&listing, Media::Ndjson, flow.into_content(first)))
+    }
+
+    /// Takes one of the node's places for streams.
+    pub(crate) fn lease_stream(self: &Rc<Self>, listing: &Listing) -> Result<StreamLease<B>, Problem> {
         let id = self.backend.listings().stream(listing.clone(), Instant::now()).ok_or_else(|| {
             let detail = format!("{STREAMED_LISTINGS_MAX} listings are streamed by this node already");
             Problem::new(Code::Overloaded, detail)
                 .with_limit(STREAMED_LISTINGS_MAX as u64)
-                .of_read(freshness.consistency)
+                .of_read(listing.consistency())
         })?;
-        let timeout = params.timeout.unwrap_or(self.shared.options.request_timeout);
-        let flow = Flow { lease: StreamLease { worker: Rc::clone(self), id }, timeout, left };
-        Ok(reply_of(&listing, Media::Ndjson, flow.into_content(first)))
+        Ok(StreamLease { worker: Rc::clone(self), id })
     }
 
-    async fn scan(
+    pub(crate) async fn scan(
         &self,
         from: ScanFrom,
         request: PageRequest,
@@ -138,9 +141,26 @@ struct Flow<B: Backend> {
 }
 
 /// Given back when the answer is done or its client is gone.
-struct StreamLease<B: Backend> {
+pub(crate) struct StreamLease<B: Backend> {
     worker: Rc<Worker<B>>,
     id: ListingId,
+}
+
+impl<B: Backend> StreamLease<B> {
+    /// The next piece. An error aborts the connection, so that no client takes what it has for the whole.
+    pub(crate) async fn read(
+        &self,
+        request: impl FnOnce(&Listing) -> PageRequest,
+        timeout: Duration,
+    ) -> io::Result<Page> {
+        let Self { worker, id } = self;
+        let now = Instant::now();
+        let listing = worker.backend.listings().resume(*id, now);
+        let listing = listing.ok_or_else(|| io::Error::other("its client took nothing for too long"))?;
+        let request = request(&listing);
+        let scanned = worker.scan(ScanFrom::Listing(listing), request, now + timeout).await;
+        scanned.map(|(_, page)| page).map_err(|problem| io::Error::other(problem.detail.into_owned()))
+    }
 }
 
 impl<B: Backend> Drop for StreamLease<B> {
@@ -173,15 +193,9 @@ impl<B: Backend> Flow<B> {
         }
     }
 
-    /// The connection is aborted by an error, so that no client takes what it has for the whole.
     async fn read(&self, after: Key) -> io::Result<Page> {
-        let Self { lease: StreamLease { worker, id }, timeout, left } = self;
-        let now = Instant::now();
-        let listing = worker.backend.listings().resume(*id, now);
-        let listing = listing.ok_or_else(|| io::Error::other("its client took nothing for too long"))?;
-        let request = piece(listing.query().clone(), Some(after), *left);
-        let scanned = worker.scan(ScanFrom::Listing(listing), request, now + *timeout).await;
-        scanned.map(|(_, page)| page).map_err(|problem| io::Error::other(problem.detail.into_owned()))
+        let request = |listing: &Listing| piece(listing.query().clone(), Some(after), self.left);
+        self.lease.read(request, self.timeout).await
     }
 }
 
@@ -217,6 +231,15 @@ fn check_freshness(params: &Params, listing: &Listing) -> Result<(), Problem> {
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// Refuses a client that could not tell a stream's end from a lost connection.
+pub(crate) fn needs_chunks(call: &Call<'_>) -> Result<(), Problem> {
+    if call.http.version() < Version::HTTP_11 {
+        let detail = "a stream needs HTTP/1.1: only there its end can be told from a lost connection";
+        return Err(Problem::new(Code::MalformedRequest, detail));
+    }
+    Ok(())
 }
 
 /// Whether the client accepts newline-delimited JSON. Asked for beside others it is what it gets.

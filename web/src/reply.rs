@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use actix_web::body::{BodyStream, BoxBody, None as NoBody};
 use actix_web::http::header::{
-    HeaderMap, HeaderName, HeaderValue, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    HeaderMap, HeaderName, HeaderValue, ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::StatusCode;
 use actix_web::HttpResponse;
@@ -74,6 +74,8 @@ pub(crate) struct Reply {
     /// Revision of the key.
     pub(crate) etag: Option<Revision>,
     pub(crate) location: Option<HeaderValue>,
+    /// How a browser is to save it.
+    pub(crate) disposition: Option<HeaderValue>,
 }
 
 impl Reply {
@@ -90,6 +92,7 @@ impl Reply {
             consistency: None,
             etag: None,
             location: None,
+            disposition: None,
         }
     }
 
@@ -127,6 +130,9 @@ impl Reply {
         }
         if let Some(location) = self.location {
             headers.insert(LOCATION, location);
+        }
+        if let Some(disposition) = self.disposition {
+            headers.insert(CONTENT_DISPOSITION, disposition);
         }
         response
     }

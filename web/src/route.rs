@@ -13,6 +13,7 @@ pub(crate) enum Route {
     Key,
     Kv,
     List,
+    Snapshot,
     Writes,
     Status,
     Join,
@@ -27,11 +28,12 @@ pub(crate) enum Route {
 
 impl Route {
     /// Every route, in the order of its discriminant.
-    pub(crate) const ALL: [Route; 14] = [
+    pub(crate) const ALL: [Route; 15] = [
         Route::Keys,
         Route::Key,
         Route::Kv,
         Route::List,
+        Route::Snapshot,
         Route::Writes,
         Route::Status,
         Route::Join,
@@ -58,6 +60,7 @@ impl Route {
         let route = match path {
             "/key" => Route::Keys,
             "/v1/kv" => Route::List,
+            "/v1/snapshot" => Route::Snapshot,
             "/status" => Route::Status,
             "/join" => Route::Join,
             "/v1/members" => Route::Members,
@@ -78,6 +81,7 @@ impl Route {
             Route::Key => "/key/{key}",
             Route::Kv => "/v1/kv/{key}",
             Route::List => "/v1/kv",
+            Route::Snapshot => "/v1/snapshot",
             Route::Writes => "/v1/writes/{term}-{log_index}",
             Route::Status => "/status",
             Route::Join => "/join",
@@ -98,6 +102,7 @@ impl Route {
             Route::Key => "GET, HEAD, DELETE",
             Route::Kv => "GET, HEAD, PUT, DELETE",
             Route::List
+            | Route::Snapshot
             | Route::Writes
             | Route::Status
             | Route::Members
@@ -162,6 +167,7 @@ mod tests {
         assert_eq!(Route::find("/v1/kv//"), (Route::Kv, "/"));
         assert_eq!(Route::find("/v1/kv"), (Route::List, ""));
         assert_eq!(Route::find("/v1/kv/"), (Route::Kv, ""));
+        assert_eq!(Route::find("/v1/snapshot"), (Route::Snapshot, ""));
         assert_eq!(Route::find("/v1/writes/3-17"), (Route::Writes, "3-17"));
         for unknown in ["", "*", "/status/", "/v1", "/v1/faults", "//key", "/KEY", "/k%65y/a"] {
             assert_eq!(Route::find(unknown).0, Route::Unknown, "{unknown}");

@@ -126,7 +126,9 @@ impl FakeNode {
             Command::Delete { key } => {
                 ApplyResult::Deleted { existed: self.data.lock().remove(&key).is_some() }
             }
-            Command::RegisterNode { .. } | Command::Guarded(_) => ApplyResult::None,
+            Command::RegisterNode { .. } | Command::Guarded(_) | Command::AdvanceRevision { .. } => {
+                ApplyResult::None
+            }
         };
         let log_id = LogId { term: 1, index: *revision };
         Committed { log_id, applied: Applied { revision: *revision, result } }
@@ -317,6 +319,10 @@ struct FakeView {
 impl View for FakeView {
     fn revision(&self) -> Revision {
         self.revision
+    }
+
+    fn log_id(&self) -> Option<LogId> {
+        Some(LogId { term: 1, index: self.revision })
     }
 
     fn page(&self, request: &PageRequest) -> Result<Page, ReadError> {

@@ -9,6 +9,7 @@ use vaultdb_kv::{Revision, Versioned};
 use super::{layout, Changes, Engine, Gauge, Meta};
 use crate::error::StorageError;
 use crate::state_machine::Lookup;
+use crate::types::AppliedState;
 
 #[derive(Default)]
 struct State {
@@ -33,10 +34,10 @@ impl MemoryEngine {
         (state.meta.clone(), layout::encode_meta(&(&state.meta, data)).into())
     }
 
-    /// A copy of the map, which shares the values, and its revision.
-    pub(crate) fn copy(&self) -> (BTreeMap<Box<[u8]>, Versioned>, Revision) {
+    /// A copy of the map, which shares the values, and what it holds.
+    pub(crate) fn copy(&self) -> (BTreeMap<Box<[u8]>, Versioned>, AppliedState) {
         let state = self.state.read();
-        (state.data.clone(), state.meta.applied.revision)
+        (state.data.clone(), state.meta.applied.clone())
     }
 
     pub(crate) fn from_dump(dump: &[u8]) -> Result<Self, StorageError> {

@@ -241,11 +241,11 @@ impl RocksEngine {
     pub(crate) fn view(&self) -> Result<RocksView<'_>, StorageError> {
         let snapshot = self.db.snapshot();
         // Stored with every write, in the same batch: so it tells exactly what the snapshot holds.
-        let revision = match snapshot.get_pinned(layout::APPLIED)? {
-            Some(stored) => decode_applied(&stored)?.1,
-            None => 0,
+        let (log_id, revision) = match snapshot.get_pinned(layout::APPLIED)? {
+            Some(stored) => decode_applied(&stored)?,
+            None => (None, 0),
         };
-        Ok(RocksView { snapshot, revision })
+        Ok(RocksView { snapshot, log_id, revision })
     }
 
     pub(crate) fn load_meta(&self) -> Result<Meta, StorageError> {
@@ -276,12 +276,17 @@ impl RocksEngine {
 /// The database as it was at one moment.
 pub(crate) struct RocksView<'e> {
     snapshot: Snapshot<'e>,
+    log_id: Option<LogId>,
     revision: Revision,
 }
 
 impl RocksView<'_> {
     pub(crate) fn revision(&self) -> Revision {
         self.revision
+    }
+
+    pub(crate) fn log_id(&self) -> Option<LogId> {
+        self.log_id
     }
 
     /// Gives `take` every key within the bounds, in order, with its value and revision, until it answers

@@ -79,7 +79,7 @@ impl Model {
                 self.applied.revision += 1;
                 ApplyResult::Deleted { existed: self.data.remove(key).is_some() }
             }
-            Command::RegisterNode { .. } => panic!("not in this model"),
+            Command::RegisterNode { .. } | Command::AdvanceRevision { .. } => panic!("not in this model"),
             Command::Guarded(guarded) => return self.guarded(log_id, guarded),
         };
         Applied { revision: self.applied.revision, result }

@@ -119,7 +119,9 @@ impl Fake {
                 ApplyResult::Set
             }
             Command::Delete { key } => ApplyResult::Deleted { existed: map.remove(&key).is_some() },
-            Command::RegisterNode { .. } => panic!("web never registers a node"),
+            Command::RegisterNode { .. } | Command::AdvanceRevision { .. } => {
+                panic!("no command of a client")
+            }
             Command::Guarded(_) => unreachable!("answered above"),
         };
         Applied { revision, result }
@@ -172,6 +174,10 @@ impl Drop for FakeView {
 impl View for FakeView {
     fn revision(&self) -> Revision {
         self.revision
+    }
+
+    fn log_id(&self) -> Option<LogId> {
+        Some(LogId { term: 3, index: 100 + self.revision })
     }
 
     fn page(&self, request: &PageRequest) -> Result<Page, ReadError> {

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod backup;
 mod client;
 mod early;
 mod errors;
