@@ -86,6 +86,12 @@ struct RunArgs {
     /// HTTP address of any member of the cluster to join; :11000 means localhost:11000
     #[arg(long, value_name = "ADDR[,ADDR...]")]
     join: Vec<OsString>,
+    /// Join as a learner that stays one until it is promoted
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    learner: Option<OsString>,
+    /// Remove members that were silent for this long, such as 10m; 0 never does [default: 0]
+    #[arg(long, value_name = "DURATION")]
+    dead_member_timeout: Option<OsString>,
     /// Keep everything in memory (testing)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     inmem: Option<OsString>,
@@ -159,6 +165,8 @@ fn run_action(run: RunArgs, env: Vec<(OsString, OsString)>) -> Result<Action, Us
         ("haddr", "flag --haddr", run.haddr),
         ("raddr", "flag --raddr", run.raddr),
         ("join", "flag --join", join),
+        ("learner", "flag --learner", run.learner),
+        ("dead_member_timeout_ms", "flag --dead-member-timeout", run.dead_member_timeout),
         ("inmem", "flag --inmem", run.inmem),
         ("advertise_haddr", "flag --advertise-haddr", run.advertise_haddr),
         ("advertise_raddr", "flag --advertise-raddr", run.advertise_raddr),

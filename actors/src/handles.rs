@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use actix::dev::{Request, ToEnvelope};
 use actix::{Actor, Arbiter, Handler, MailboxError, Message};
 use tokio::time::{sleep, timeout, timeout_at};
-use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership};
+use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership, MemberOrder, MemberReply};
 use vaultdb_kv::{
     AdminError, Command, Consistency, Freshness, Health, Key, Page, PageRequest, ReadError, Revision,
     WriteError,
@@ -23,8 +23,8 @@ use crate::gate::{Gate, REBUILD_POLL};
 use crate::health::PROBE_KEY;
 use crate::listings::{Listing, Listings};
 use crate::messages::{
-    Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject, Join, ReadAnswer,
-    ReadIndex, ReadKey, RegisterWorker, Restart, Scan, ScanFrom, TransferLeader,
+    ChangeMembership, Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject,
+    Join, ReadAnswer, ReadIndex, ReadKey, RegisterWorker, Restart, Scan, ScanFrom, TransferLeader,
 };
 use crate::pending::{Ack, Fate, Pending, Ticket};
 use crate::port::{EntryFate, LogId};
@@ -221,6 +221,19 @@ impl WorkerHandles {
         administered(self.reach(&self.shared.raft, message, deadline).await, deadline).await
     }
 
+    /// Removes or promotes a member.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn change_member(
+        &self,
+        order: MemberOrder,
+        deadline: Instant,
+    ) -> Result<MemberReply, AdminError> {
+        let message = ChangeMembership { order, deadline };
+        administered(self.reach(&self.shared.raft, message, deadline).await, deadline).await
+    }
+
     /// Who leads, as this node sees it; nobody until consensus is up. Cheap, no message.
     pub fn leadership(&self) -> Arc<Leadership> {
         self.shared.node().map(|node| node.leadership()).unwrap_or_default()
@@ -280,10 +293,11 @@ impl WorkerHandles {
             .map(|component| format!("{} failed", component.name))
             .collect();
         let status = node.status();
-        let voter = status
-            .members
-            .iter()
-            .any(|other| other.member.id == status.node.id && other.role == vaultdb_kv::Role::Voter);
+        // A learner that is to stay one has arrived where it belongs.
+        let voter = status.members.iter().any(|other| {
+            other.member.id == status.node.id
+                && (other.role == vaultdb_kv::Role::Voter || other.stays_learner)
+        });
         vec![
             check("process", None, true),
             check("store", store, true),

@@ -17,6 +17,7 @@ mod lane;
 mod listings;
 mod messages;
 mod options;
+mod peers;
 mod pending;
 pub mod port;
 mod queue;
@@ -44,8 +45,8 @@ pub use system::System;
 
 // What the edges of the node need of the rooms behind this one.
 pub use vaultdb_consensus::api::{
-    ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, Member, MemberStatus, ProposeError,
-    RaftState,
+    ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, Member, MemberOrder, MemberReply,
+    MemberStatus, ProposeError, RaftState,
 };
 pub use vaultdb_consensus::stages::{Stage, Stages, WriteTimes};
 pub use vaultdb_storage::{CacheStats, EntryFate, LogId, StoreStats};

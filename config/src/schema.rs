@@ -25,9 +25,12 @@ pub struct Config {
     /// `host:port` that other nodes are told to dial for Raft. Default: `raddr`.
     pub advertise_raddr: String,
     /// HTTP addresses of members to ask for admission, in order; empty: found a cluster of one.
-    /// `:11000` was written for `localhost:11000` and stands here in full. Ignored by a node that
-    /// already belongs to a cluster.
+    /// `:11000` was written for `localhost:11000` and stands here in full. A node that already belongs
+    /// to a cluster asks nobody for admission; it looks there for members that moved.
     pub join: Vec<String>,
+    /// A node that joins stays a learner until an operator promotes it: it holds the data and answers
+    /// reads, and no quorum waits for it. Matters only while the node joins.
+    pub learner: bool,
     /// Keep everything in memory: no RocksDB, no log on disk. A restart loses all. For tests.
     pub inmem: bool,
     /// Level of a read that asks for none.
@@ -58,6 +61,18 @@ pub struct Config {
     /// Entries before a snapshot that are kept in the log, so that a node that was away for a
     /// moment catches up by entries instead of by a whole snapshot.
     pub snapshot_logs_to_keep: u64,
+
+    // --- membership ---
+    /// A learner that was heard of within this time may be made a voter, in milliseconds.
+    pub promotion_contact_ms_max: u64,
+    /// A learner at most this many log entries behind the leader may be made a voter. The default is what
+    /// may be on its way to a follower that keeps up.
+    pub promotion_trailing_entries_max: u64,
+    /// How long a learner must have kept both rules without a break, in milliseconds.
+    pub promotion_stable_ms_min: u64,
+    /// Members that the leader has not heard of for this long are removed, in milliseconds; 0: never. Only
+    /// while a quorum, and at least three voters, stay.
+    pub dead_member_timeout_ms: u64,
 
     // --- the Raft log ---
     /// Size of one file of the log, in bytes. Files are filled with zeros ahead of time and deleted whole.
@@ -97,6 +112,7 @@ impl Default for Config {
             advertise_haddr: "localhost:11000".into(),
             advertise_raddr: "localhost:12000".into(),
             join: Vec::new(),
+            learner: false,
             inmem: false,
             read_consistency: Consistency::Linearizable,
             read_sharing: true,
@@ -108,6 +124,10 @@ impl Default for Config {
             append_entries_max: 512,
             snapshot_logs_since_last: 100_000,
             snapshot_logs_to_keep: 10_000,
+            promotion_contact_ms_max: 2_000,
+            promotion_trailing_entries_max: 4_096,
+            promotion_stable_ms_min: 500,
+            dead_member_timeout_ms: 0,
             wal_segment_bytes: 16 * MIB,
             wal_cache_bytes: 8 * MIB,
             cache_bytes: 64 * MIB,

@@ -5,8 +5,10 @@
 //! leader; a failure is told as definite only where no log can hold the command.
 
 mod acceptance;
+mod announce;
 pub mod api;
 mod barrier;
+mod book;
 mod codec;
 mod contacts;
 mod core;
@@ -16,8 +18,10 @@ mod log_store;
 mod membership;
 mod network;
 mod node;
+mod orders;
 mod server;
 pub mod stages;
+mod standing;
 mod state_machine;
 mod status;
 #[cfg(test)]
@@ -28,3 +32,4 @@ mod types;
 mod wire;
 
 pub use node::{create_log, wal_dir, Consensus, ConsensusConfig, RaftOptions, StartError, Timing};
+pub use tending::Autopilot;

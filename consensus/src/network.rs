@@ -23,9 +23,10 @@ use tokio::time::timeout;
 use vaultdb_kv::NodeId;
 use vaultdb_storage::Snapshot;
 
+use crate::book::Book;
 use crate::codec::LogPayload;
 use crate::contacts::Contacts;
-use crate::link::{Link, LinkError, Route};
+use crate::link::{self, Link, LinkError, Route};
 use crate::transport::Dial;
 use crate::types::{
     log_id, raft_log_id, raft_vote, vote, PeerNode, RaftLogId, RaftSnapshot, RaftVote, TypeConfig,
@@ -62,6 +63,7 @@ pub enum Lane {
 pub struct Links {
     cluster_id: String,
     from: NodeId,
+    pub book: Arc<Book>,
     contacts: Arc<Contacts>,
     dialler: Arc<dyn Dial>,
     /// The consensus runtime: connections live there, whoever opens them.
@@ -77,7 +79,8 @@ impl Links {
         dialler: Arc<dyn Dial>,
         runtime: Handle,
     ) -> Arc<Self> {
-        Arc::new(Self { cluster_id, from, contacts, dialler, runtime, links: Mutex::default() })
+        let book = Arc::default();
+        Arc::new(Self { cluster_id, from, book, contacts, dialler, runtime, links: Mutex::default() })
     }
 
     fn route(&self, to: NodeId, addr: &str, silence_ms_max: u64) -> Route {
@@ -86,6 +89,7 @@ impl Links {
             from: self.from,
             to,
             addr: addr.to_owned(),
+            book: self.book.clone(),
             silence_max: Duration::from_millis(silence_ms_max),
         }
     }
@@ -106,6 +110,11 @@ impl Links {
                 link
             }
         }
+    }
+
+    /// Which cluster the node at an address belongs to; `None` when nobody of one answers there.
+    pub async fn cluster_at(&self, addr: &str) -> Option<String> {
+        link::cluster_at(&*self.dialler, addr, &self.cluster_id, self.from).await
     }
 
     /// Drops the links to nodes that are no longer members.

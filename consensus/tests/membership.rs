@@ -17,6 +17,7 @@ async fn joining_is_idempotent_and_names_are_unique() {
         name: "node9".into(),
         addr: MemberAddr { raft: "node9:1".into(), http: "node9:2".into() },
         instance: Some("first".into()),
+        stays_learner: false,
     };
     let first = cluster.nodes[follower].join(request.clone(), deadline(5_000)).await.unwrap();
     let again = cluster.nodes[leader].join(request.clone(), deadline(5_000)).await.unwrap();

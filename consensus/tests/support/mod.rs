@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use pipes::Pipes;
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, ProposeError};
 use vaultdb_consensus::identity::Identity;
-use vaultdb_consensus::{Consensus, ConsensusConfig, RaftOptions, Timing};
+use vaultdb_consensus::{Autopilot, Consensus, ConsensusConfig, RaftOptions, Timing};
 use vaultdb_kv::{Command, Consistency, Key, MemberAddr, ReadError, Role};
 
 /// How long a test waits for any one condition.
@@ -84,6 +84,7 @@ impl Cluster {
                 snapshot_logs_since_last: self.snapshot_logs_since_last,
                 snapshot_logs_to_keep: self.snapshot_logs_since_last / 2,
                 append_entries_max: 512,
+                autopilot: Autopilot { stable_ms_min: 100, ..Autopilot::default() },
             },
             store: Default::default(),
             log: Default::default(),
@@ -95,8 +96,12 @@ impl Cluster {
 
     /// Asks until the node that had the name before is no longer thought to be alive.
     pub async fn ask_in(&self, name: &str, instance: &str) -> JoinReply {
-        let request =
-            JoinRequest { name: name.to_owned(), addr: addr(name), instance: Some(instance.to_owned()) };
+        let request = JoinRequest {
+            name: name.to_owned(),
+            addr: addr(name),
+            instance: Some(instance.to_owned()),
+            stays_learner: false,
+        };
         loop {
             let asked = self.nodes.last().unwrap();
             match asked.join(request.clone(), deadline(5_000)).await {
