@@ -83,7 +83,7 @@ struct RunArgs {
     /// Raft bind address [default: localhost:12000]
     #[arg(long, value_name = "HOST:PORT")]
     raddr: Option<OsString>,
-    /// HTTP address of any member of the cluster to join; :11000 means localhost:11000
+    /// HTTP address of any member of the cluster to join, or to look for members that moved; :11000 means localhost:11000
     #[arg(long, value_name = "ADDR[,ADDR...]")]
     join: Vec<OsString>,
     /// Join as a learner that stays one until it is promoted
