@@ -149,11 +149,12 @@ impl Core {
         let _one_at_a_time = self.membership_change.lock().await;
         // Nothing is registered before the change can follow at once: see `give_up_earlier_id`.
         let Some(settled) = self.settled() else { return Ok(Attempt::Retry) };
-        let membership = settled.membership;
-        if let Some(reason) = self.name_is_taken(&membership, request) {
+        if let Some(reason) = self.name_is_taken(&settled.membership, request) {
             return Err(AdminError::Conflict { reason });
         }
         let Attempt::Done(()) = self.register_own().await? else { return Ok(Attempt::Retry) };
+        // That is applied, and with it every change before it.
+        let membership = self.applied_membership().map_err(|reason| AdminError::Unknown { reason })?;
         let Attempt::Done(()) = self.give_up_earlier_id(&membership, &request.name).await? else {
             return Ok(Attempt::Retry);
         };

@@ -118,7 +118,9 @@ impl Core {
         let voters = settled.voters();
         let going: BTreeSet<NodeId> = ids.intersection(&voters).copied().collect();
         if !going.is_empty() {
-            self.keeps_quorum(&voters, &going).await?;
+            let Attempt::Done(()) = self.keeps_quorum(&voters, &going).await? else {
+                return Ok(Attempt::Retry);
+            };
         }
         if ids.contains(&self.me.id) {
             return self.step_aside(deadline).await;
@@ -242,7 +244,8 @@ impl Core {
     }
 
     /// Checks that voters can be given up: of those that stay a majority answers now and is up to date, and
-    /// so does a majority of all of them, which has to commit the change.
+    /// so does a majority of all of them, which has to commit the change. To be tried again while a new
+    /// leader does not know yet how far they are.
     ///
     /// # Errors
     /// [`AdminError::WouldLoseQuorum`].
@@ -250,18 +253,24 @@ impl Core {
         &self,
         voters: &BTreeSet<NodeId>,
         going: &BTreeSet<NodeId>,
-    ) -> Result<(), AdminError> {
+    ) -> Result<Attempt<()>, AdminError> {
         let staying: BTreeSet<NodeId> = voters.difference(going).copied().collect();
         let lost = |reason: String| Err(AdminError::WouldLoseQuorum { reason });
         if staying.is_empty() {
             return lost("it is the only voter".into());
         }
         let answering = self.answering(voters).await;
-        let up_to_date = |id: &&NodeId| {
-            **id == self.me.id || self.entries_behind(**id).is_some_and(|n| n <= UP_TO_DATE_ENTRIES_MAX)
+        let behind = |id: &NodeId| match *id == self.me.id {
+            true => Some(0),
+            false => self.entries_behind(*id),
         };
-        let ready = staying.intersection(&answering).filter(up_to_date).count();
+        let behind: Vec<Option<u64>> = staying.intersection(&answering).map(behind).collect();
+        let ready = behind.iter().filter(|n| n.is_some_and(|n| n <= UP_TO_DATE_ENTRIES_MAX)).count();
+        let unknown = behind.iter().filter(|n| n.is_none()).count();
         let needed = staying.len() / 2 + 1;
+        if ready < needed && ready + unknown >= needed {
+            return Ok(Attempt::Retry);
+        }
         if ready < needed {
             return lost(format!(
                 "of the {} voters that would stay, {ready} answer and are up to date, {needed} are needed",
@@ -276,11 +285,11 @@ impl Core {
                 answering.len()
             ));
         }
-        Ok(())
+        Ok(Attempt::Done(()))
     }
 
     /// Those of the nodes that answer at this moment.
-    async fn answering(&self, ids: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    pub async fn answering(&self, ids: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
         let asked = ids.iter().map(|id| async move {
             let lives = *id == self.me.id || self.call_peer(*id, Request::Ping, PING_MS_MAX).await.is_some();
             lives.then_some(*id)

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::api::Standing;
 use crate::codec;
 use crate::core::Core;
-use crate::types::StoredMembership;
+use crate::types::{Membership, StoredMembership};
 use crate::wire::{Proof, Request, Response};
 
 /// A node that heard of no leader for this long asks whether it still is a member, in milliseconds.
@@ -90,11 +90,18 @@ impl Core {
             Ok(Err(_)) => return Err("consensus stopped".into()),
             Err(_) => return Err("this node lags behind".into()),
         }
-        let (_, bytes) = self.store.applied().membership.ok_or("there is no membership yet")?;
-        let membership = codec::decode_membership(&bytes).map_err(|e| e.to_string())?;
-        Ok(match membership.get_node(&id) {
+        Ok(match self.applied_membership()?.get_node(&id) {
             Some(_) => Standing::Member,
             None => Standing::Removed,
         })
+    }
+
+    /// The membership as this node has applied it: exact, where openraft's metrics may be a moment old.
+    ///
+    /// # Errors
+    /// In words, when there is none yet or it cannot be read.
+    pub fn applied_membership(&self) -> Result<Membership, String> {
+        let (_, bytes) = self.store.applied().membership.ok_or("there is no membership yet")?;
+        codec::decode_membership(&bytes).map_err(|e| e.to_string())
     }
 }

@@ -15,6 +15,7 @@ use openraft::{ChangeMembers, Precondition};
 use vaultdb_kv::NodeId;
 
 use crate::core::Core;
+use crate::membership::Attempt;
 use crate::types::{Membership, PeerNode, TypeConfig};
 
 /// How often the leader looks whether the membership needs a change, in milliseconds.
@@ -74,12 +75,8 @@ impl Core {
             }
             let _one_at_a_time = self.membership_change.lock().await;
             let Some((change, unchanged)) = self.next_change(&mut tenure) else { continue };
-            if let Change::Bury { id, is_voter: true } = change {
-                let voters = self.membership().voter_ids().collect();
-                if let Err(e) = self.keeps_quorum(&voters, &BTreeSet::from([id])).await {
-                    log::info!("membership: {change}: not yet: {e}");
-                    continue;
-                }
+            if !self.may(&change).await {
+                continue;
             }
             log::info!("membership: {change}");
             // Voters that were worked out from another membership could undo what another leader did.
@@ -87,6 +84,18 @@ impl Core {
                 Ok(_) => {}
                 Err(e) => log::info!("membership: {change}: not yet: {e}"),
             }
+        }
+    }
+
+    /// Asks those on whom a change of voters depends: who was heard of a moment ago may be dead.
+    async fn may(&self, change: &Change) -> bool {
+        match change {
+            Change::Promote { id, .. } => self.answering(&BTreeSet::from([*id])).await.contains(id),
+            Change::Bury { id, is_voter: true } => {
+                let voters = self.membership().voter_ids().collect();
+                matches!(self.keeps_quorum(&voters, &BTreeSet::from([*id])).await, Ok(Attempt::Done(())))
+            }
+            Change::Finish { .. } | Change::Forget { .. } | Change::Bury { is_voter: false, .. } => true,
         }
     }
 
