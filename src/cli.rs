@@ -305,6 +305,17 @@ mod tests {
         assert!(config.join.is_empty() && !config.inmem && !config.enable_fault_injection);
     }
 
+    /// Off unless asked for, and written as people write times.
+    #[test]
+    fn membership_flags() {
+        let plain = config(&["-id", "n", "/d"]);
+        assert_eq!((plain.learner, plain.dead_member_timeout_ms), (false, 0));
+        let set = config(&["-id", "n", "-learner", "-dead-member-timeout", "10m", "/d"]);
+        assert_eq!((set.learner, set.dead_member_timeout_ms), (true, 600_000));
+        let off = config(&["-id", "n", "--learner=false", "--dead-member-timeout=0", "/d"]);
+        assert_eq!((off.learner, off.dead_member_timeout_ms), (false, 0));
+    }
+
     #[test]
     fn join_may_be_repeated() {
         assert_eq!(
@@ -339,6 +350,14 @@ mod tests {
             (
                 &["-id", "n", "--read-consistency", "x", "/d"],
                 "vaultdb: flag --read-consistency: \"x\" is not",
+            ),
+            (
+                &["-id", "n", "--dead-member-timeout", "soon", "/d"],
+                "vaultdb: flag --dead-member-timeout: \"soon\" is not a time from 0 to",
+            ),
+            (
+                &["-id", "n", "--dead-member-timeout", "1s", "/d"],
+                "vaultdb: flag --dead-member-timeout: 1000 is less than 5 times election_timeout_ms_max",
             ),
             (&["-id", "n", ""], "vaultdb: argument <data-dir>: \"\" is not a path"),
             (&["-id", "n", "--config", "/no/such", "/d"], "vaultdb: flag --config: cannot read \"/no/such\""),

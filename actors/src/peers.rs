@@ -2,7 +2,7 @@
 //!
 //! What it learns is a hint for dialling; the Raft port verifies who answers.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
@@ -29,6 +29,7 @@ struct NodeView {
     id: Option<NodeId>,
     haddr: String,
     raddr: String,
+    uptime_ms: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,7 +60,8 @@ async fn look(address: &str) -> Result<Status, String> {
 fn tell(consensus: &Consensus, address: &str, status: Status) {
     let Some(id) = status.node.id else { return };
     let addr = MemberAddr { raft: status.node.raddr, http: status.node.haddr };
-    // Older than whatever the node says itself on the Raft port.
-    let claim = Claim { id, addr, since_ms: 0 };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let claim = Claim { id, addr, since_ms: now_ms.saturating_sub(status.node.uptime_ms) };
     consensus.hint(&status.cluster.id, address, claim);
 }

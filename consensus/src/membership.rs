@@ -161,7 +161,10 @@ impl Core {
         let Attempt::Done((id, revision)) = self.register(request).await? else { return Ok(Attempt::Retry) };
         let reply = JoinReply { cluster_id: self.me.cluster_id.clone(), id, revision };
         let known = membership.get_node(&id);
-        let stays_learner = known.map_or(request.stays_learner, |known| known.stays_learner);
+        // Whoever comes back under a voter's name takes its vote over.
+        let mut voters = membership.voter_ids().filter_map(|id| membership.get_node(&id));
+        let votes = voters.any(|voter| voter.name == request.name);
+        let stays_learner = known.map_or(request.stays_learner && !votes, |known| known.stays_learner);
         let node = PeerNode { name: request.name.clone(), addr: request.addr.clone(), stays_learner };
         match known {
             Some(known) if *known == node => Ok(Attempt::Done(reply)),
