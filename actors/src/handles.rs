@@ -27,11 +27,11 @@ use crate::messages::{
     Join, ReadAnswer, ReadIndex, ReadKey, RegisterWorker, Restart, Scan, ScanFrom, TransferLeader,
 };
 use crate::pending::{Ack, Fate, Pending, Ticket};
-use crate::port::{EntryFate, LogId};
+use crate::port::{EntryFate, LogId, Lookup};
 use crate::shared::Shared;
 use crate::slot::{Absent, ComponentId, Slot};
 use crate::status::{CheckResult, Event, HealthReport, NodeStatus};
-use crate::store::StoreActor;
+use crate::store::{answer, read_memory, StoreActor};
 
 /// A read changes nothing, so one that lost its actor is asked once more. Not more often: the read
 /// itself may be what kills the actor.
@@ -130,6 +130,9 @@ impl WorkerHandles {
         freshness: Freshness,
         deadline: Instant,
     ) -> Result<ReadAnswer, ReadError> {
+        if let Some(answer) = self.read_at_once(&key, &freshness) {
+            return answer;
+        }
         for _ in 0..READ_ATTEMPTS_MAX {
             let message = ReadKey { key: key.clone(), freshness, deadline };
             let Some(request) = self.reach(&self.store, message, deadline).await else { break };
@@ -146,6 +149,20 @@ impl WorkerHandles {
             }
         }
         Err(ReadError::Unavailable)
+    }
+
+    /// What needs neither a wait nor the disk is read here, while the worker has its store actor: no message,
+    /// no second turn of the request's task.
+    fn read_at_once(&self, key: &Key, freshness: &Freshness) -> Option<Result<ReadAnswer, ReadError>> {
+        let node = self.shared.node().filter(|_| self.store.is_live())?;
+        if !node.is_fresh(freshness) {
+            return None;
+        }
+        match read_memory(&**node, key) {
+            Ok((before, Lookup::Ready(found))) => Some(Ok(answer(before, found))),
+            Ok((_, Lookup::NeedsDisk)) => None,
+            Err(error) => Some(Err(error)),
+        }
     }
 
     /// One page of a listing: of a new one, or of one that goes on.

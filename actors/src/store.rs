@@ -83,8 +83,14 @@ impl Actor for StoreActor {
 
 impl_common_handlers!(StoreActor);
 
+/// What memory tells of a key, and the revision of the store before it was asked.
+pub(crate) fn read_memory(node: &dyn Node, key: &Key) -> Result<(Revision, Lookup), ReadError> {
+    let before = node.revision();
+    Ok((before, node.try_get(key)?))
+}
+
 /// The answer reflects at least the revision read before the lookup, and the key's own.
-fn answer(before: Revision, found: Option<Versioned>) -> ReadAnswer {
+pub(crate) fn answer(before: Revision, found: Option<Versioned>) -> ReadAnswer {
     let revision = found.as_ref().map_or(before, |versioned| versioned.revision.max(before));
     ReadAnswer { found, revision }
 }
@@ -98,10 +104,9 @@ impl Handler<ReadKey> for StoreActor {
         }
         let (node, disk_reads) = (self.node.clone(), self.disk_reads.clone());
         let Some(fresh) = self.freshen(msg.freshness, msg.deadline) else {
-            let before = self.node.revision();
-            return match self.node.try_get(&msg.key) {
-                Ok(Lookup::Ready(found)) => Response::reply(Ok(answer(before, found))),
-                Ok(Lookup::NeedsDisk) => {
+            return match read_memory(&*node, &msg.key) {
+                Ok((before, Lookup::Ready(found))) => Response::reply(Ok(answer(before, found))),
+                Ok((before, Lookup::NeedsDisk)) => {
                     Response::fut(read_disk(node, disk_reads, msg.key, before, msg.deadline))
                 }
                 Err(error) => Response::reply(Err(error)),
@@ -109,10 +114,11 @@ impl Handler<ReadKey> for StoreActor {
         };
         Response::fut(async move {
             fresh.await?;
-            let before = node.revision();
-            match node.try_get(&msg.key)? {
-                Lookup::Ready(found) => Ok(answer(before, found)),
-                Lookup::NeedsDisk => read_disk(node, disk_reads, msg.key, before, msg.deadline).await,
+            match read_memory(&*node, &msg.key)? {
+                (before, Lookup::Ready(found)) => Ok(answer(before, found)),
+                (before, Lookup::NeedsDisk) => {
+                    read_disk(node, disk_reads, msg.key, before, msg.deadline).await
+                }
             }
         })
     }
