@@ -95,9 +95,15 @@ pub struct RunArgs {
     /// Raft bind address [default: localhost:12000]
     #[arg(long, value_name = "HOST:PORT")]
     raddr: Option<OsString>,
-    /// HTTP address of any member of the cluster to join; :11000 means localhost:11000
+    /// HTTP address of any member of the cluster to join, or to look for members that moved; :11000 means localhost:11000
     #[arg(long, value_name = "ADDR[,ADDR...]")]
     join: Vec<OsString>,
+    /// Join as a learner that stays one until it is promoted
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    learner: Option<OsString>,
+    /// Remove members that were silent for this long, such as 10m; 0 never does [default: 0]
+    #[arg(long, value_name = "DURATION")]
+    dead_member_timeout: Option<OsString>,
     /// Keep everything in memory (testing)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     inmem: Option<OsString>,
@@ -189,6 +195,8 @@ pub fn config_of(run: RunArgs, env: Vec<(OsString, OsString)>) -> Result<Config,
         ("haddr", "flag --haddr", run.haddr),
         ("raddr", "flag --raddr", run.raddr),
         ("join", "flag --join", join),
+        ("learner", "flag --learner", run.learner),
+        ("dead_member_timeout_ms", "flag --dead-member-timeout", run.dead_member_timeout),
         ("inmem", "flag --inmem", run.inmem),
         ("advertise_haddr", "flag --advertise-haddr", run.advertise_haddr),
         ("advertise_raddr", "flag --advertise-raddr", run.advertise_raddr),
@@ -325,6 +333,17 @@ mod tests {
         assert!(config.join.is_empty() && !config.inmem && !config.enable_fault_injection);
     }
 
+    /// Off unless asked for, and written as people write times.
+    #[test]
+    fn membership_flags() {
+        let plain = config(&["-id", "n", "/d"]);
+        assert_eq!((plain.learner, plain.dead_member_timeout_ms), (false, 0));
+        let set = config(&["-id", "n", "-learner", "-dead-member-timeout", "10m", "/d"]);
+        assert_eq!((set.learner, set.dead_member_timeout_ms), (true, 600_000));
+        let off = config(&["-id", "n", "--learner=false", "--dead-member-timeout=0", "/d"]);
+        assert_eq!((off.learner, off.dead_member_timeout_ms), (false, 0));
+    }
+
     #[test]
     fn join_may_be_repeated() {
         assert_eq!(
@@ -359,6 +378,14 @@ mod tests {
             (
                 &["-id", "n", "--read-consistency", "x", "/d"],
                 "vaultdb: flag --read-consistency: \"x\" is not",
+            ),
+            (
+                &["-id", "n", "--dead-member-timeout", "soon", "/d"],
+                "vaultdb: flag --dead-member-timeout: \"soon\" is not a time from 0 to",
+            ),
+            (
+                &["-id", "n", "--dead-member-timeout", "1s", "/d"],
+                "vaultdb: flag --dead-member-timeout: 1000 is less than 5 times election_timeout_ms_max",
             ),
             (&["-id", "n", ""], "vaultdb: argument <data-dir>: \"\" is not a path"),
             (&["-id", "n", "--config", "/no/such", "/d"], "vaultdb: flag --config: cannot read \"/no/such\""),

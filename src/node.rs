@@ -5,7 +5,9 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
 use tokio::signal::unix::{signal, SignalKind};
-use vaultdb_actors::boot::{boot, BootError, BootOptions, LogOptions, RaftOptions, StoreOptions, Timing};
+use vaultdb_actors::boot::{
+    boot, Autopilot, BootError, BootOptions, LogOptions, RaftOptions, StoreOptions, Timing,
+};
 use vaultdb_actors::{NodeInfo, Options, System};
 use vaultdb_config::Config;
 use vaultdb_kv::{Limits, MemberAddr};
@@ -118,6 +120,7 @@ async fn serve(config: Config, http: TcpListener, raft: TcpListener) -> Result<(
                 Err(e) => break Err(e.into()),
             },
             reason = failed(consensus.as_ref()) => break Err(NodeError::Unfit(reason)),
+            reason = dismissed(consensus.as_ref()) => break Err(NodeError::Failed(reason)),
             reason = system.escalated() => break Err(NodeError::Unfit(reason)),
             ended = &mut server => {
                 let reason = match ended {
@@ -152,6 +155,14 @@ async fn serve(config: Config, http: TcpListener, raft: TcpListener) -> Result<(
 async fn failed(consensus: Option<&vaultdb_actors::boot::Consensus>) -> String {
     match consensus {
         Some(consensus) => consensus.failed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when the node has been told that it belongs to the cluster no longer.
+async fn dismissed(consensus: Option<&vaultdb_actors::boot::Consensus>) -> String {
+    match consensus {
+        Some(consensus) => consensus.dismissed().await,
         None => std::future::pending().await,
     }
 }
@@ -195,12 +206,22 @@ fn web_options(config: &Config) -> WebOptions {
     }
 }
 
+fn autopilot(config: &Config) -> Autopilot {
+    Autopilot {
+        contact_ms_max: config.promotion_contact_ms_max,
+        trailing_entries_max: config.promotion_trailing_entries_max,
+        stable_ms_min: config.promotion_stable_ms_min,
+        dead_member_timeout_ms: Some(config.dead_member_timeout_ms).filter(|ms| *ms > 0),
+    }
+}
+
 fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
     BootOptions {
         data_dir: (!config.inmem).then(|| config.data_dir.clone()),
         name: config.id.clone(),
         addr: MemberAddr { raft: config.advertise_raddr.clone(), http: config.advertise_haddr.clone() },
         join: config.join.clone(),
+        learner: config.learner,
         raft_listener,
         raft: RaftOptions {
             timing: Timing {
@@ -214,6 +235,7 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
             snapshot_bytes_to_keep: config.snapshot_bytes_to_keep,
             snapshot_bytes_per_second_max: config.snapshot_bytes_per_second_max,
             append_entries_max: config.append_entries_max,
+            autopilot: autopilot(config),
         },
         store: store_options(config),
         log: log_options(config),

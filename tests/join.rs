@@ -180,7 +180,7 @@ fn other_cluster_is_refused() {
             b.nodes[0].raft, b.nodes[0].http
         );
         let answer = http::send(a.port(0), &Request::post("/join?timeout=3s", body)).unwrap();
-        println!("join of {name}: {} {}", answer.status, answer.text());
+        assert_eq!((answer.status, answer.code().as_str()), (409, "conflict"), "{name}: {}", answer.text());
     }
     let end = Instant::now() + WATCH;
     while Instant::now() < end {

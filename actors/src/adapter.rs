@@ -6,7 +6,7 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use futures::FutureExt;
 use tokio::sync::watch;
-use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest, Leadership};
+use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest, Leadership, MemberOrder, MemberReply};
 use vaultdb_consensus::stages::Stages;
 use vaultdb_consensus::Consensus;
 use vaultdb_kv::{
@@ -121,6 +121,15 @@ impl Node for ConsensusNode {
     ) -> BoxFuture<'static, Result<String, AdminError>> {
         let consensus = self.consensus.clone();
         async move { consensus.transfer_leader(to, deadline).await }.boxed()
+    }
+
+    fn change_member(
+        &self,
+        order: MemberOrder,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<MemberReply, AdminError>> {
+        let consensus = self.consensus.clone();
+        async move { consensus.change_member(order, deadline).await }.boxed()
     }
 
     fn status(&self) -> ClusterStatus {

@@ -15,11 +15,12 @@ use vaultdb_consensus::transport::{Tcp, TcpAccept};
 use vaultdb_consensus::{create_log, ConsensusConfig, StartError};
 use vaultdb_kv::MemberAddr;
 
-pub use vaultdb_consensus::{Consensus, RaftOptions, Timing};
+pub use vaultdb_consensus::{Autopilot, Consensus, RaftOptions, Timing};
 use vaultdb_storage::StorageError;
 pub use vaultdb_storage::{LogOptions, StoreOptions};
 
 use crate::join::join_cluster;
+use crate::peers::find_peers;
 
 /// What it takes to start a node.
 #[derive(Debug)]
@@ -29,8 +30,11 @@ pub struct BootOptions {
     pub name: String,
     /// Where others are told to find this node.
     pub addr: MemberAddr,
-    /// HTTP addresses of members; empty lets a new data directory make a cluster of its own.
+    /// HTTP addresses of members; empty lets a new data directory make a cluster of its own. A node that is a
+    /// member already looks there for peers that it has lost.
     pub join: Vec<String>,
+    /// A node that joins is to stay a learner.
+    pub learner: bool,
     /// The Raft port, bound already.
     pub raft_listener: TcpListener,
     pub raft: RaftOptions,
@@ -109,7 +113,11 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
     };
     // Opening the stores reads the disk and replays the log's files.
     let started = tokio::task::spawn_blocking(move || Consensus::start(config)).await;
-    Ok(started.map_err(|e| BootError::Failed(e.to_string()))??)
+    let consensus = started.map_err(|e| BootError::Failed(e.to_string()))??;
+    if !options.join.is_empty() {
+        tokio::spawn(find_peers(consensus.clone(), options.join));
+    }
+    Ok(consensus)
 }
 
 /// The identity on disk, completed by making or joining a cluster where it is new.
@@ -149,6 +157,7 @@ async fn identity(options: &BootOptions) -> Result<Identity, BootError> {
             name: identity.name.clone(),
             addr: options.addr.clone(),
             instance: Some(identity.instance.clone()),
+            stays_learner: options.learner,
         };
         let reply = join_cluster(&options.join, &request).await;
         identity.cluster_id = Some(reply.cluster_id);

@@ -14,7 +14,7 @@ use actix::dev::{Request, ToEnvelope};
 use actix::{Actor, Arbiter, Handler, MailboxError, Message};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout, timeout_at};
-use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership};
+use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership, MemberOrder, MemberReply};
 use vaultdb_kv::{
     AdminError, Command, Consistency, Freshness, Health, Key, Page, PageRequest, ReadError, Revision,
     WriteError,
@@ -24,8 +24,8 @@ use crate::gate::{Gate, REBUILD_POLL};
 use crate::health::PROBE_KEY;
 use crate::listings::{Listing, Listings};
 use crate::messages::{
-    Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject, Join, ReadAnswer,
-    ReadIndex, ReadKey, RegisterWorker, Restart, Scan, ScanFrom, TransferLeader,
+    ChangeMembership, Fault, GetEvents, GetHealth, GetReplicationStatus, GetStatus, GetStoreStatus, Inject,
+    Join, ReadAnswer, ReadIndex, ReadKey, RegisterWorker, Restart, Scan, ScanFrom, TransferLeader,
 };
 use crate::pending::{Ack, Fate, Pending, Ticket};
 use crate::port::{EntryFate, LogId, Lookup};
@@ -245,6 +245,20 @@ impl WorkerHandles {
         administered(request, deadline).await
     }
 
+    /// Removes or promotes a member.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn change_member(
+        &self,
+        order: MemberOrder,
+        deadline: Instant,
+    ) -> Result<MemberReply, AdminError> {
+        let message = ChangeMembership { order, deadline };
+        let request = self.request(&self.shared.raft, message, deadline).await;
+        administered(request, deadline).await
+    }
+
     /// Who leads, as this node sees it; nobody until consensus is up. Cheap, no message.
     pub fn leadership(&self) -> Arc<Leadership> {
         self.shared.node().map(|node| node.leadership()).unwrap_or_default()
@@ -304,10 +318,11 @@ impl WorkerHandles {
             .map(|component| format!("{} failed", component.name))
             .collect();
         let status = node.status();
-        let voter = status
-            .members
-            .iter()
-            .any(|other| other.member.id == status.node.id && other.role == vaultdb_kv::Role::Voter);
+        // A learner that is to stay one has arrived where it belongs.
+        let voter = status.members.iter().any(|other| {
+            other.member.id == status.node.id
+                && (other.role == vaultdb_kv::Role::Voter || other.stays_learner)
+        });
         vec![
             check("process", None, true),
             check("store", store, true),

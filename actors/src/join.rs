@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,6 +22,7 @@ struct Body<'a> {
     addr: &'a str,
     http_addr: &'a str,
     instance: Option<&'a str>,
+    learner: bool,
 }
 
 /// The part of the answer that a node needs.
@@ -37,6 +39,7 @@ pub async fn join_cluster(members: &[String], request: &JoinRequest) -> Joined {
         addr: &request.addr.raft,
         http_addr: &request.addr.http,
         instance: request.instance.as_deref(),
+        learner: request.stays_learner,
     })
     .expect("strings are always JSON");
     let (mut wait_ms, longest_ms) = BACKOFF_MS;
@@ -62,9 +65,17 @@ pub async fn join_cluster(members: &[String], request: &JoinRequest) -> Joined {
 }
 
 async fn ask(member: &str, body: &[u8]) -> Result<Joined, String> {
+    parse(&exchange(member, "POST /join", body).await?)
+}
+
+/// One request on a connection of its own, and the whole answer.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) async fn exchange(member: &str, what: &str, body: &[u8]) -> Result<Vec<u8>, String> {
     let mut stream = TcpStream::connect(member).await.map_err(|e| e.to_string())?;
     let head = format!(
-        "POST /join HTTP/1.1\r\nHost: {member}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+        "{what} HTTP/1.1\r\nHost: {member}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n",
         body.len()
     );
@@ -75,11 +86,14 @@ async fn ask(member: &str, body: &[u8]) -> Result<Joined, String> {
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await
     };
     exchange.await.map_err(|e| e.to_string())?;
-    parse(&answer)
+    Ok(answer)
 }
 
 /// The answer is short and from a member of ours: a head, an empty line and JSON of known length.
-fn parse(answer: &[u8]) -> Result<Joined, String> {
+///
+/// # Errors
+/// In words, for anything but a complete 200.
+pub(crate) fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, String> {
     let text = String::from_utf8_lossy(answer);
     let (head, body) = text.split_once("\r\n\r\n").ok_or("not an HTTP answer")?;
     let status = head.split(' ').nth(1).unwrap_or_default();
@@ -106,7 +120,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\n\r\n{\"cluster_id\":\"c\"",
             "HTTP/1.1 503 Service Unavailable\r\n\r\n{\"code\":\"no_leader\"}",
         ] {
-            assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
+            assert!(parse::<Joined>(bad.as_bytes()).is_err(), "{bad:?}");
         }
     }
 }

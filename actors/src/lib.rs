@@ -18,6 +18,7 @@ mod listings;
 mod messages;
 pub mod offline;
 mod options;
+mod peers;
 mod pending;
 pub mod port;
 mod queue;
@@ -45,8 +46,8 @@ pub use system::System;
 
 // What the edges of the node need of the rooms behind this one.
 pub use vaultdb_consensus::api::{
-    ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, Member, MemberStatus, ProposeError,
-    RaftState, TransferDirection, TransferStatus, TransferTotals,
+    ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, Member, MemberOrder, MemberReply,
+    MemberStatus, ProposeError, RaftState, TransferDirection, TransferStatus, TransferTotals,
 };
 pub use vaultdb_consensus::stages::{Stage, Stages, WriteTimes};
 pub use vaultdb_storage::{CacheStats, EntryFate, LogId, StoreStats};

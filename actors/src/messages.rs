@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use actix::{ArbiterHandle, Message};
 use tokio::sync::oneshot;
-use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest};
+use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest, MemberOrder, MemberReply};
 use vaultdb_kv::{AdminError, Command, Freshness, Key, Page, PageRequest, ReadError, Revision, Versioned};
 
 use crate::listings::Listing;
@@ -66,6 +66,14 @@ pub(crate) struct Join {
 #[rtype(result = "Result<String, AdminError>")]
 pub(crate) struct TransferLeader {
     pub to: Option<String>,
+    pub deadline: Instant,
+}
+
+/// Removes or promotes a member.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<MemberReply, AdminError>")]
+pub(crate) struct ChangeMembership {
+    pub order: MemberOrder,
     pub deadline: Instant,
 }
 

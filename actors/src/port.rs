@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use futures::future::BoxFuture;
 use tokio::sync::watch;
-use vaultdb_consensus::api::{ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, ProposeError};
+use vaultdb_consensus::api::{
+    ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, MemberOrder, MemberReply, ProposeError,
+};
 use vaultdb_consensus::stages::Stages;
 use vaultdb_kv::{
     AdminError, Command, Freshness, Key, NodeId, Page, PageRequest, ReadError, Revision, Versioned,
@@ -79,6 +81,12 @@ pub trait Node: Send + Sync + 'static {
         to: Option<String>,
         deadline: Instant,
     ) -> BoxFuture<'static, Result<String, AdminError>>;
+    /// Removes or promotes a member.
+    fn change_member(
+        &self,
+        order: MemberOrder,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<MemberReply, AdminError>>;
     /// From memory.
     fn status(&self) -> ClusterStatus;
     /// Ends with the reason once consensus has stopped for good.

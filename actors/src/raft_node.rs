@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use actix::{Actor, Context, Handler, MessageResult, Response};
-use vaultdb_consensus::api::{ClusterStatus, JoinReply, ProposeError};
+use vaultdb_consensus::api::{ClusterStatus, JoinReply, MemberReply, ProposeError};
 use vaultdb_kv::{AdminError, ReadError};
 
-use crate::messages::{impl_common_handlers, GetStatus, Join, Propose, ReadIndex, TransferLeader};
+use crate::messages::{
+    impl_common_handlers, ChangeMembership, GetStatus, Join, Propose, ReadIndex, TransferLeader,
+};
 use crate::port::{Node, Outcomes};
 use crate::sentinel::Sentinel;
 use crate::slot::unbound_mailbox;
@@ -74,6 +76,17 @@ impl Handler<TransferLeader> for RaftNodeActor {
             return Response::reply(Err(AdminError::NoLeader));
         }
         Response::fut(self.node.transfer_leader(msg.to, msg.deadline))
+    }
+}
+
+impl Handler<ChangeMembership> for RaftNodeActor {
+    type Result = Response<Result<MemberReply, AdminError>>;
+
+    fn handle(&mut self, msg: ChangeMembership, _: &mut Context<Self>) -> Self::Result {
+        if Instant::now() >= msg.deadline {
+            return Response::reply(Err(AdminError::NoLeader));
+        }
+        Response::fut(self.node.change_member(msg.order, msg.deadline))
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{impatient, key, options, set, until, within, Bench};
 use tokio::time::timeout;
-use vaultdb_actors::{component_names, EventKind, Fault, Options, WorkerHandles};
+use vaultdb_actors::{component_names, EventKind, Fault, MemberOrder, Options, WorkerHandles};
 use vaultdb_kv::{AdminError, Consistency, Health, WriteError};
 
 async fn state_of(worker: &WorkerHandles, name: &str) -> (Health, Option<String>) {
@@ -256,6 +256,9 @@ async fn administration() {
     assert_eq!(bench.worker.transfer_leader(to, within(5_000)).await, Ok("node1".into()));
     let stuck = bench.worker.transfer_leader(None, within(30)).await;
     assert!(matches!(stuck, Err(AdminError::Unknown { .. })), "{stuck:?}");
+    let order = MemberOrder::Remove { name: "node1".into() };
+    let removed = bench.worker.change_member(order, within(5_000)).await.unwrap();
+    assert_eq!((removed.name.as_str(), removed.id, removed.changed), ("node1", 7, true));
 }
 
 /// A web worker that ends takes its store actor along, and nothing is rebuilt for it.

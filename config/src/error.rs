@@ -57,6 +57,17 @@ pub enum ConfigError {
          {election_timeout_ms_min}"
     )]
     ElectionTimeoutRange { place: Place, election_timeout_ms_min: u64, election_timeout_ms_max: u64 },
+    /// An election or a restart would count as a death.
+    #[error(
+        "{place}: {dead_member_timeout_ms} is less than {factor} times election_timeout_ms_max, which is \
+         {election_timeout_ms_max}; 0 never removes anybody"
+    )]
+    DeadMemberTimeoutTooShort {
+        place: Place,
+        dead_member_timeout_ms: u64,
+        election_timeout_ms_max: u64,
+        factor: u64,
+    },
     /// Both servers cannot bind one address.
     #[error("{place}: \"{address}\" is the address of the HTTP server already")]
     SameAddress { place: Place, address: String },

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use vaultdb_kv::units::parse_size;
+use vaultdb_kv::units::{parse_duration, parse_size};
 
 /// Most characters of a value that an error repeats.
 const QUOTED_CHARS_MAX: usize = 80;
@@ -113,6 +113,27 @@ impl Raw {
         number
             .filter(|number| range.contains(number))
             .ok_or_else(|| self.wrong(&format!("a whole number from {} to {}", range.start(), range.end())))
+    }
+
+    /// Milliseconds within the range: a whole number, or a duration such as `10m`.
+    pub(crate) fn millis(&self, range: RangeInclusive<u64>) -> Result<u64, String> {
+        let parse = |text: &str| {
+            let duration = parse_duration(text).ok()?;
+            u64::try_from(duration.as_millis()).ok()
+        };
+        let ms = match self {
+            Raw::Toml(toml::Value::Integer(value)) => u64::try_from(*value).ok(),
+            Raw::Toml(toml::Value::String(value)) => parse(value),
+            Raw::Toml(_) => None,
+            Raw::Os(value) => match value.to_str() {
+                Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok(),
+                Some(text) => parse(text),
+                None => None,
+            },
+        };
+        ms.filter(|ms| range.contains(ms)).ok_or_else(|| {
+            self.wrong(&format!("a time from {} to {} ms, such as 500ms or 10m", range.start(), range.end()))
+        })
     }
 
     /// Bytes within the range: a whole number, or a size such as `64MiB`.

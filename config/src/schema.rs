@@ -25,9 +25,12 @@ pub struct Config {
     /// `host:port` that other nodes are told to dial for Raft. Default: `raddr`.
     pub advertise_raddr: String,
     /// HTTP addresses of members to ask for admission, in order; empty: found a cluster of one.
-    /// `:11000` was written for `localhost:11000` and stands here in full. Ignored by a node that
-    /// already belongs to a cluster.
+    /// `:11000` was written for `localhost:11000` and stands here in full. A node that already belongs
+    /// to a cluster asks nobody for admission; it looks there for members that moved.
     pub join: Vec<String>,
+    /// A node that joins stays a learner until an operator promotes it: it holds the data and answers
+    /// reads, and no quorum waits for it. Matters only while the node joins.
+    pub learner: bool,
     /// Keep everything in memory: no RocksDB, no log on disk. A restart loses all. For tests.
     pub inmem: bool,
     /// Level of a read that asks for none.
@@ -65,6 +68,18 @@ pub struct Config {
     /// Bytes of snapshots that a node sends in a second, to all peers together; 0: no limit. Leaves the disk
     /// and the network to the writes beside it.
     pub snapshot_bytes_per_second_max: u64,
+
+    // --- membership ---
+    /// A learner that was heard of within this time may be made a voter, in milliseconds.
+    pub promotion_contact_ms_max: u64,
+    /// A learner at most this many log entries behind the leader may be made a voter. The default is what
+    /// may be on its way to a follower that keeps up.
+    pub promotion_trailing_entries_max: u64,
+    /// How long a learner must have kept both rules without a break, in milliseconds.
+    pub promotion_stable_ms_min: u64,
+    /// Members that the leader has not heard of for this long are removed, in milliseconds; 0: never. Only
+    /// while a quorum, and at least three voters, stay.
+    pub dead_member_timeout_ms: u64,
 
     // --- the Raft log ---
     /// Size of one file of the log, in bytes. Files are filled with zeros ahead of time and deleted whole.
@@ -104,6 +119,7 @@ impl Default for Config {
             advertise_haddr: "localhost:11000".into(),
             advertise_raddr: "localhost:12000".into(),
             join: Vec::new(),
+            learner: false,
             inmem: false,
             read_consistency: Consistency::Linearizable,
             read_sharing: true,
@@ -118,6 +134,10 @@ impl Default for Config {
             snapshot_logs_to_keep: 100_000,
             snapshot_bytes_to_keep: 128 * MIB,
             snapshot_bytes_per_second_max: 32 * MIB,
+            promotion_contact_ms_max: 2_000,
+            promotion_trailing_entries_max: 4_096,
+            promotion_stable_ms_min: 500,
+            dead_member_timeout_ms: 0,
             wal_segment_bytes: 16 * MIB,
             wal_cache_bytes: 8 * MIB,
             cache_bytes: 64 * MIB,

@@ -20,6 +20,9 @@ const VALUE_BYTES_MAX_LARGEST: u64 = 16 * MIB;
 /// A node stops within 10 s; handing leadership over and flushing need their share.
 const SHUTDOWN_DRAIN_MS_LARGEST: u64 = 6_000;
 
+/// A month: longer is never.
+const DEAD_MEMBER_TIMEOUT_MS_LARGEST: u64 = 30 * 24 * 60 * MINUTE_MS;
+
 pub(crate) struct Setting {
     pub(crate) key: &'static str,
     /// Reads the value into its field, or gives a reason that quotes the value.
@@ -65,6 +68,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     row!(advertise_haddr, raw => address(raw.text()?)?),
     row!(advertise_raddr, raw => address(raw.text()?)?),
     row!(join, raw => raw.list()?.iter().map(|text| join_address(text)).collect::<Result<_, _>>()?),
+    row!(learner, raw => raw.boolean()?),
     row!(inmem, raw => raw.boolean()?),
     row!(read_consistency, raw => consistency(raw.text()?)?),
     row!(read_sharing, raw => raw.boolean()?),
@@ -79,6 +83,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
     within!(number, snapshot_logs_to_keep, 0..=1_000_000_000),
     within!(bytes, snapshot_bytes_to_keep, 0..=1024 * GIB),
     within!(bytes, snapshot_bytes_per_second_max, 0..=1024 * GIB),
+    within!(millis, promotion_contact_ms_max, 1..=MINUTE_MS),
+    within!(number, promotion_trailing_entries_max, 0..=1_000_000_000),
+    within!(millis, promotion_stable_ms_min, 0..=10 * MINUTE_MS),
+    within!(millis, dead_member_timeout_ms, 0..=DEAD_MEMBER_TIMEOUT_MS_LARGEST),
     within!(bytes, wal_segment_bytes, 64 * KIB..=GIB),
     within!(bytes, wal_cache_bytes, 64 * KIB..=64 * GIB),
     within!(bytes, cache_bytes, 0..=1024 * GIB),

@@ -8,6 +8,10 @@ use crate::schema::Config;
 /// an election.
 pub const HEARTBEATS_PER_ELECTION_MIN: u64 = 5;
 
+/// Elections that must fit into the time after which a silent member is removed: a failover or a restart
+/// is no death.
+pub const ELECTIONS_PER_DEATH_MIN: u64 = 5;
+
 pub(crate) fn validate(config: &Config, places: &Places) -> Result<(), ConfigError> {
     if config.id.is_empty() {
         return Err(ConfigError::Missing {
@@ -45,6 +49,15 @@ pub(crate) fn validate(config: &Config, places: &Places) -> Result<(), ConfigErr
             place: place_of(places, &["election_timeout_ms_max"]),
             election_timeout_ms_min: min,
             election_timeout_ms_max: max,
+        });
+    }
+    let dead = config.dead_member_timeout_ms;
+    if dead > 0 && dead < config.election_timeout_ms_max.saturating_mul(ELECTIONS_PER_DEATH_MIN) {
+        return Err(ConfigError::DeadMemberTimeoutTooShort {
+            place: place_of(places, &["dead_member_timeout_ms"]),
+            dead_member_timeout_ms: dead,
+            election_timeout_ms_max: config.election_timeout_ms_max,
+            factor: ELECTIONS_PER_DEATH_MIN,
         });
     }
     Ok(())

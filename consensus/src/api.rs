@@ -125,6 +125,8 @@ pub struct MemberStatus {
     pub lag_entries: Option<u64>,
     /// Milliseconds since it was last heard of; `None` when it never was.
     pub last_contact_ms: Option<u64>,
+    /// A learner that is not promoted by itself.
+    pub stays_learner: bool,
 }
 
 /// A node that asks to become a member.
@@ -135,6 +137,9 @@ pub struct JoinRequest {
     /// Drawn at random when a data directory is made; tells a repeated request from a node that lost
     /// its disk. `None` in a request typed by hand.
     pub instance: Option<String>,
+    /// It is to stay a learner. On the wire the kind of the request tells it.
+    #[serde(skip)]
+    pub stays_learner: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,4 +147,41 @@ pub struct JoinReply {
     pub cluster_id: String,
     pub id: NodeId,
     pub revision: Revision,
+}
+
+/// What is to become of one member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberOrder {
+    /// It belongs to the cluster no longer, under none of its ids.
+    Remove { name: String },
+    /// It votes, also if it was to stay a learner.
+    Promote { name: String },
+    /// It is reached elsewhere. Asked by the member itself, which tells who it is and where.
+    Move { id: NodeId, member: JoinRequest },
+}
+
+/// A member order that was carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberReply {
+    pub name: String,
+    pub id: NodeId,
+    /// Whether anything had to be changed.
+    pub changed: bool,
+}
+
+/// Where a member says that it is reached; not replicated, only a hint for whoever dials it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    pub id: NodeId,
+    pub addr: MemberAddr,
+    /// When its process began, in Unix milliseconds: of two claims the later one holds.
+    pub since_ms: u64,
+}
+
+/// What a cluster says of a node id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    Member,
+    /// It was a member and is none any more.
+    Removed,
 }

@@ -16,6 +16,11 @@ impl Contacts {
         self.last.write().insert(peer, Instant::now());
     }
 
+    /// Whether nobody was ever heard of.
+    pub fn is_empty(&self) -> bool {
+        self.last.read().is_empty()
+    }
+
     /// Time since the peer was last heard of; `None` when it never was.
     pub fn since(&self, peer: NodeId) -> Option<Duration> {
         self.last.read().get(&peer).map(Instant::elapsed)

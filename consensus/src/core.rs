@@ -1,6 +1,7 @@
 //! What the parts of a running node share: the Raft handle, the store, the links, and the views that
 //! are kept of them.
 
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,6 +23,7 @@ use crate::node::Timing;
 use crate::snapshot::receive::Reception;
 use crate::snapshot::transfers::Transfers;
 use crate::stages::Stages;
+use crate::tending::Autopilot;
 use crate::types::{log_id, Raft, SharedCommand};
 use crate::wire::{Proof, Request, Response};
 
@@ -39,6 +41,8 @@ pub struct Core {
     pub applied: watch::Receiver<u64>,
     pub stages: Arc<Stages>,
     pub leadership: watch::Sender<Arc<Leadership>>,
+    /// Why this node must not go on, once it has been told: see [`crate::standing`].
+    pub dismissed: watch::Sender<Option<String>>,
     /// Why consensus stopped for good, once it has.
     pub fatal: watch::Sender<Option<String>>,
     /// Places for accepted writes whose outcome is open, one a KiB.
@@ -46,8 +50,15 @@ pub struct Core {
     /// Held by the one change of membership that runs at a time.
     pub membership_change: Mutex<()>,
     pub timing: Timing,
+    pub autopilot: Autopilot,
     /// When this process began: what its clock counts from as a leader.
     pub started: Instant,
+    /// The same in Unix milliseconds.
+    pub since_ms: u64,
+    /// When a leader was last heard of, in milliseconds after `started`.
+    pub led_ms: AtomicU64,
+    /// Whether this node looks for its peers: see [`crate::announce`].
+    pub seeking: AtomicBool,
     /// The consensus runtime.
     pub runtime: tokio::runtime::Handle,
 }

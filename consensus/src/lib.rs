@@ -5,8 +5,10 @@
 //! leader; a failure is told as definite only where no log can hold the command.
 
 mod acceptance;
+mod announce;
 pub mod api;
 mod barrier;
+mod book;
 mod codec;
 mod contacts;
 mod core;
@@ -17,11 +19,13 @@ mod membership;
 mod network;
 mod node;
 pub mod offline;
+mod orders;
 pub mod recover;
 pub mod restore;
 mod server;
 mod snapshot;
 pub mod stages;
+mod standing;
 mod state_machine;
 mod status;
 #[cfg(test)]
@@ -33,3 +37,4 @@ mod upkeep;
 mod wire;
 
 pub use node::{create_log, wal_dir, Consensus, ConsensusConfig, RaftOptions, StartError, Timing};
+pub use tending::Autopilot;

@@ -14,13 +14,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, Instant};
 use tokio_util::codec::FramedRead;
 
+use crate::book::Book;
 use crate::contacts::Contacts;
 use crate::transport::{Connection, Dial};
 use crate::wire::{self, Hello, Reader, Request, Response, Writer, PROTOCOL_VERSION};
 
 /// Requests that may wait in a link before it refuses more.
 const QUEUE_MAX: usize = 4096;
-/// Time to connect and be accepted.
+/// Time to connect and be accepted, for each address of the peer.
 const DIAL_MS_MAX: u64 = 1_000;
 
 /// Why a call was not answered.
@@ -51,7 +52,9 @@ pub struct Route {
     pub cluster_id: String,
     pub from: u64,
     pub to: u64,
+    /// Where the peer is dialled if nothing better is known.
     pub addr: String,
+    pub book: Arc<Book>,
     /// A connection on which an answer is awaited and nothing arrives for this long is given up.
     pub silence_max: Duration,
 }
@@ -91,40 +94,74 @@ struct LinkTask {
     out: Vec<u8>,
 }
 
+/// Dials and says hello; the answer, and the connection on which it came.
+async fn greet(dialler: &dyn Dial, addr: &str, hello: Hello) -> std::io::Result<(Response, Reader, Writer)> {
+    let Connection { read, write } = dialler.dial(addr).await?;
+    let mut reader = FramedRead::new(read, wire::frame_codec());
+    let mut writer = write;
+    wire::send(&mut writer, 0, &Request::Hello(hello)).await?;
+    let frame = reader.next().await.ok_or(std::io::ErrorKind::UnexpectedEof)??;
+    Ok((wire::parse(frame)?.1, reader, writer))
+}
+
+/// Which cluster the node at an address belongs to; `None` when nobody of one answers there in time.
+pub async fn cluster_at(dialler: &dyn Dial, addr: &str, cluster_id: &str, from: u64) -> Option<String> {
+    // No node has the id 0: whoever answers refuses, and by the way of it tells the cluster.
+    let cluster_id = cluster_id.to_owned();
+    let hello = Hello { protocol_version: PROTOCOL_VERSION, cluster_id: cluster_id.clone(), from, to: 0 };
+    match timeout(Duration::from_millis(DIAL_MS_MAX), greet(dialler, addr, hello)).await.ok()?.ok()?.0 {
+        Response::OtherCluster { cluster_id } => Some(cluster_id),
+        Response::Refused(_) => Some(cluster_id),
+        _ => None,
+    }
+}
+
 type Waiting = HashMap<u64, oneshot::Sender<Result<Response, LinkError>>>;
 
 impl LinkTask {
     async fn run(mut self) {
         while let Some(first) = self.queue.recv().await {
-            let dialled = timeout(Duration::from_millis(DIAL_MS_MAX), self.dial()).await;
-            let error = match dialled {
-                Ok(Ok((reader, writer))) => {
+            match self.dial_any().await {
+                Ok((reader, writer)) => {
                     self.refused = None;
                     self.serve(first, reader, writer).await;
-                    continue;
                 }
-                Ok(Err(e)) => e.to_string(),
-                Err(_) => format!("no answer within {DIAL_MS_MAX} ms"),
-            };
-            self.fail_queued(first, &error);
+                Err(error) => self.fail_queued(first, &error),
+            }
         }
     }
 
-    async fn dial(&self) -> std::io::Result<(Reader, Writer)> {
-        let Connection { read, write } = self.dialler.dial(&self.route.addr).await?;
-        let mut reader = FramedRead::new(read, wire::frame_codec());
-        let mut writer = write;
-        let hello = Request::Hello(Hello {
+    /// Tries each address at which the peer may be.
+    async fn dial_any(&self) -> Result<(Reader, Writer), String> {
+        let mut reasons = Vec::new();
+        for addr in self.route.book.candidates(self.route.to, &self.route.addr) {
+            match timeout(Duration::from_millis(DIAL_MS_MAX), self.dial(&addr)).await {
+                Ok(Ok(connection)) => {
+                    self.route.book.worked(self.route.to, &addr);
+                    return Ok(connection);
+                }
+                Ok(Err(e)) => reasons.push(format!("{addr}: {e}")),
+                Err(_) => reasons.push(format!("{addr}: no answer within {DIAL_MS_MAX} ms")),
+            }
+        }
+        Err(reasons.join("; "))
+    }
+
+    async fn dial(&self, addr: &str) -> std::io::Result<(Reader, Writer)> {
+        let hello = Hello {
             protocol_version: PROTOCOL_VERSION,
             cluster_id: self.route.cluster_id.clone(),
             from: self.route.from,
             to: self.route.to,
-        });
-        wire::send(&mut writer, 0, &hello).await?;
-        let frame = reader.next().await.ok_or(std::io::ErrorKind::UnexpectedEof)??;
-        match wire::parse(frame)?.1 {
+        };
+        let (answer, reader, writer) = greet(&*self.dialler, addr, hello).await?;
+        match answer {
             Response::Done => Ok((reader, writer)),
             Response::Refused(reason) => Err(std::io::Error::other(format!("refused: {reason}"))),
+            Response::OtherCluster { cluster_id } => {
+                self.route.book.note_other_cluster(addr, &cluster_id);
+                Err(std::io::Error::other(format!("it belongs to another cluster, {cluster_id}")))
+            }
             other => Err(std::io::Error::other(format!("unexpected answer to hello: {other:?}"))),
         }
     }
@@ -132,7 +169,7 @@ impl LinkTask {
     /// Nothing was sent: whoever waits hears so at once and decides on a retry.
     fn fail_queued(&mut self, first: Call, error: &str) {
         if self.refused.as_deref() != Some(error) {
-            log::warn!("node {} at {}: {error}", self.route.to, self.route.addr);
+            log::warn!("node {}: {error}", self.route.to);
             self.refused = Some(error.to_owned());
         }
         let mut next = Some(first);

@@ -11,11 +11,11 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::ChangeMembers;
 use tokio::time::{sleep, timeout_at};
-use vaultdb_kv::{AdminError, ApplyResult, Command, NodeId};
+use vaultdb_kv::{AdminError, ApplyResult, Command, MemberAddr, NodeId};
 
 use crate::api::{JoinReply, JoinRequest, Leader, ProposeError};
 use crate::core::{shared, Core};
-use crate::types::{PeerNode, StoredMembership, TypeConfig};
+use crate::types::{Membership, PeerNode, StoredMembership, TypeConfig};
 use crate::wire::{Request, Response};
 
 /// A member that was heard of within this time is alive.
@@ -24,7 +24,7 @@ pub const CONTACT_MS_MAX: u64 = 2_000;
 const RETRY_MS: u64 = 25;
 
 /// Whether trying again, perhaps elsewhere, can help.
-enum Attempt<T> {
+pub enum Attempt<T> {
     Done(T),
     /// Certainly not done; leadership may have moved.
     Retry,
@@ -38,12 +38,20 @@ impl Core {
     /// # Errors
     /// [`AdminError::Conflict`] when a living member has that name; the others as they say.
     pub async fn join(&self, request: JoinRequest, deadline: Instant) -> Result<JoinReply, AdminError> {
-        let remote =
-            |request: JoinRequest| move |deadline_ms| Request::Join { request: request.clone(), deadline_ms };
+        if let Some(reason) = self.is_elsewhere(&request).await {
+            return Err(AdminError::Conflict { reason });
+        }
+        let remote = |deadline_ms| {
+            let request = request.clone();
+            match request.stays_learner {
+                true => Request::JoinLearner { request, deadline_ms },
+                false => Request::Join { request, deadline_ms },
+            }
+        };
         self.on_leader(
             deadline,
             || self.join_here(&request),
-            remote(request.clone()),
+            remote,
             |r| match r {
                 Response::Join(result) => Some(result),
                 _ => None,
@@ -73,7 +81,7 @@ impl Core {
 
     /// Runs `local` where this node leads, else sends `remote` to the leader; again until the deadline
     /// while nobody leads.
-    async fn on_leader<T, L, F>(
+    pub async fn on_leader<T, L, F>(
         &self,
         deadline: Instant,
         local: L,
@@ -133,34 +141,32 @@ impl Core {
     }
 
     /// The effective membership: also one that is not committed yet.
-    fn membership(&self) -> Arc<StoredMembership> {
+    pub fn membership(&self) -> Arc<StoredMembership> {
         self.raft.server_metrics().borrow_watched().membership_config.clone()
     }
 
     async fn join_here(&self, request: &JoinRequest) -> Result<Attempt<JoinReply>, AdminError> {
         let _one_at_a_time = self.membership_change.lock().await;
-        let membership = self.membership();
-        if let Some(reason) = self.name_is_taken(&membership, request) {
+        // Nothing is registered before the change can follow at once: see `give_up_earlier_id`.
+        let Some(settled) = self.settled() else { return Ok(Attempt::Retry) };
+        if let Some(reason) = self.name_is_taken(&settled.membership, request) {
             return Err(AdminError::Conflict { reason });
         }
-        // This node made the cluster, or was registered by whoever did: its own id comes first.
-        let own = JoinRequest {
-            name: self.me.name.clone(),
-            addr: self.me.addr.clone(),
-            instance: Some(self.me.instance.clone()),
+        let Attempt::Done(()) = self.register_own().await? else { return Ok(Attempt::Retry) };
+        // That is applied, and with it every change before it.
+        let membership = self.applied_membership().map_err(|reason| AdminError::Unknown { reason })?;
+        let Attempt::Done(()) = self.give_up_earlier_id(&membership, &request.name).await? else {
+            return Ok(Attempt::Retry);
         };
-        match self.register(&own).await? {
-            Attempt::Retry => return Ok(Attempt::Retry),
-            Attempt::Done((id, _)) if id == self.me.id => {}
-            Attempt::Done((id, _)) => {
-                let reason = format!("this node is {}, but its name is registered as {id}", self.me.id);
-                return Err(AdminError::Conflict { reason });
-            }
-        }
         let Attempt::Done((id, revision)) = self.register(request).await? else { return Ok(Attempt::Retry) };
         let reply = JoinReply { cluster_id: self.me.cluster_id.clone(), id, revision };
-        let node = PeerNode { name: request.name.clone(), addr: request.addr.clone() };
-        match membership.get_node(&id) {
+        let known = membership.get_node(&id);
+        // Whoever comes back under a voter's name takes its vote over.
+        let mut voters = membership.voter_ids().filter_map(|id| membership.get_node(&id));
+        let votes = voters.any(|voter| voter.name == request.name);
+        let stays_learner = known.map_or(request.stays_learner && !votes, |known| known.stays_learner);
+        let node = PeerNode { name: request.name.clone(), addr: request.addr.clone(), stays_learner };
+        match known {
             Some(known) if *known == node => Ok(Attempt::Done(reply)),
             // The same data directory asks from another address than before.
             Some(known) if request.instance.is_some() => {
@@ -190,8 +196,60 @@ impl Core {
         }
     }
 
+    /// Why a request by hand is refused at once: what listens at the address belongs to another cluster. A
+    /// node that asks for itself belongs to none yet, and one that does not run yet cannot be asked.
+    async fn is_elsewhere(&self, request: &JoinRequest) -> Option<String> {
+        if request.instance.is_some() {
+            return None;
+        }
+        let other = self.links.cluster_at(&request.addr.raft).await?;
+        (other != self.me.cluster_id)
+            .then(|| format!("the node at {} belongs to another cluster, {other}", request.addr.raft))
+    }
+
+    /// This node made the cluster, or was registered by whoever did: its own id comes first.
+    pub async fn register_own(&self) -> Result<Attempt<()>, AdminError> {
+        let own = JoinRequest {
+            name: self.me.name.clone(),
+            addr: self.me.addr.clone(),
+            instance: Some(self.me.instance.clone()),
+            stays_learner: false,
+        };
+        match self.register(&own).await? {
+            Attempt::Retry => Ok(Attempt::Retry),
+            Attempt::Done((id, _)) if id == self.me.id => Ok(Attempt::Done(())),
+            Attempt::Done((id, _)) => {
+                let reason = format!("this node is {}, but its name is registered as {id}", self.me.id);
+                Err(AdminError::Conflict { reason })
+            }
+        }
+    }
+
+    /// A name whose registered id is no member was removed, or never got in: that id is not given out again.
+    /// Registering what no node can present makes the next request a new one.
+    async fn give_up_earlier_id(
+        &self,
+        membership: &Membership,
+        name: &str,
+    ) -> Result<Attempt<()>, AdminError> {
+        let Some((id, ..)) = self.store.registered(name) else { return Ok(Attempt::Done(())) };
+        if membership.get_node(&id).is_some() {
+            return Ok(Attempt::Done(()));
+        }
+        let nobody = JoinRequest {
+            name: name.to_owned(),
+            addr: MemberAddr::default(),
+            instance: Some(format!("none: {id} was removed")),
+            stays_learner: false,
+        };
+        Ok(match self.register(&nobody).await? {
+            Attempt::Done(_) => Attempt::Done(()),
+            Attempt::Retry => Attempt::Retry,
+        })
+    }
+
     /// Why the name cannot be given to whoever asks: it is another, living node's.
-    fn name_is_taken(&self, membership: &StoredMembership, request: &JoinRequest) -> Option<String> {
+    fn name_is_taken(&self, membership: &Membership, request: &JoinRequest) -> Option<String> {
         let registered = self.store.registered(&request.name);
         let same = |id: NodeId, node: &PeerNode| match &registered {
             // The same data directory asks again, or a person repeats the request.
@@ -211,7 +269,7 @@ impl Core {
             .map(|(_, node)| format!("a living member at {} is called \"{}\"", node.addr.raft, node.name))
     }
 
-    async fn register(&self, request: &JoinRequest) -> Result<Attempt<(NodeId, u64)>, AdminError> {
+    pub async fn register(&self, request: &JoinRequest) -> Result<Attempt<(NodeId, u64)>, AdminError> {
         let command = Command::RegisterNode {
             name: request.name.clone(),
             instance: request.instance.clone(),

@@ -23,9 +23,10 @@ use tokio::time::timeout;
 use vaultdb_kv::NodeId;
 use vaultdb_storage::{Snapshot, Vote};
 
+use crate::book::Book;
 use crate::codec::LogPayload;
 use crate::contacts::Contacts;
-use crate::link::{Link, LinkError, Route};
+use crate::link::{self, Link, LinkError, Route};
 use crate::snapshot::send::{self, STEP_MS_MAX};
 use crate::snapshot::throttle::Throttle;
 use crate::snapshot::transfers::Transfers;
@@ -63,6 +64,7 @@ pub enum Lane {
 pub struct Links {
     cluster_id: String,
     from: NodeId,
+    pub book: Arc<Book>,
     contacts: Arc<Contacts>,
     dialler: Arc<dyn Dial>,
     /// The consensus runtime: connections live there, whoever opens them.
@@ -82,8 +84,8 @@ impl Links {
         transfers: Arc<Transfers>,
         throttle: Arc<Throttle>,
     ) -> Arc<Self> {
-        let links = Mutex::default();
-        Arc::new(Self { cluster_id, from, contacts, dialler, runtime, links, transfers, throttle })
+        let (book, links) = (Arc::default(), Mutex::default());
+        Arc::new(Self { cluster_id, from, book, contacts, dialler, runtime, links, transfers, throttle })
     }
 
     fn route(&self, to: NodeId, addr: &str, silence_ms_max: u64) -> Route {
@@ -92,6 +94,7 @@ impl Links {
             from: self.from,
             to,
             addr: addr.to_owned(),
+            book: self.book.clone(),
             silence_max: Duration::from_millis(silence_ms_max),
         }
     }
@@ -112,6 +115,11 @@ impl Links {
                 link
             }
         }
+    }
+
+    /// Which cluster the node at an address belongs to; `None` when nobody of one answers there.
+    pub async fn cluster_at(&self, addr: &str) -> Option<String> {
+        link::cluster_at(&*self.dialler, addr, &self.cluster_id, self.from).await
     }
 
     /// Drops the links to nodes that are no longer members.

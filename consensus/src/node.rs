@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
@@ -17,7 +18,10 @@ use vaultdb_storage::log::LogStore;
 use vaultdb_storage::{DiskLog, LogOptions, MemLog, StateMachine, StorageError, StoreOptions};
 
 use crate::acceptance::{millis_until, UNSETTLED_KIB_MAX};
-use crate::api::{ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, ProposeError};
+use crate::api::{
+    Claim, ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, MemberOrder, MemberReply,
+    ProposeError,
+};
 use crate::barrier::ReadBarrier;
 use crate::codec::LogPayload;
 use crate::contacts::Contacts;
@@ -30,10 +34,11 @@ use crate::snapshot::throttle::Throttle;
 use crate::snapshot::transfers::Transfers;
 use crate::stages::Stages;
 use crate::state_machine::StateMachineAdapter;
+use crate::tending::Autopilot;
 use crate::transport::{Accept, Dial};
 use crate::types::{PeerNode, Raft};
 use crate::wire::{Request, Response};
-use crate::{server, status, upkeep};
+use crate::{announce, server, status, upkeep};
 
 /// Longest time that handing leadership over may take at shutdown.
 const HAND_OVER_MS_MAX: u64 = 2_000;
@@ -70,6 +75,7 @@ pub struct RaftOptions {
     pub snapshot_bytes_per_second_max: u64,
     /// Most entries in one append request.
     pub append_entries_max: u64,
+    pub autopilot: Autopilot,
 }
 
 /// Raft's timeouts, in milliseconds.
@@ -308,6 +314,48 @@ impl Consensus {
         self.on_runtime(async move { core.move_leader(to, deadline).await }).await
     }
 
+    /// Removes or promotes a member. Idempotent but for the removal of a member that is gone. On any node.
+    ///
+    /// # Errors
+    /// [`AdminError::NoSuchMember`], [`AdminError::WouldLoseQuorum`]; the others as they say.
+    pub async fn change_member(
+        &self,
+        order: MemberOrder,
+        deadline: Instant,
+    ) -> Result<MemberReply, AdminError> {
+        let core = self.core.clone();
+        self.on_runtime(async move { core.change_member(order, deadline).await }).await
+    }
+
+    /// Whether this node has lost its peers, or they it: then [`Consensus::hint`] helps.
+    pub fn seeks_peers(&self) -> bool {
+        self.core.seeking.load(Ordering::Relaxed)
+    }
+
+    /// Where a node that calls itself member of `cluster_id` was seen. Only a hint.
+    pub fn hint(&self, cluster_id: &str, seen_at: &str, claim: Claim) {
+        if cluster_id != self.core.me.cluster_id {
+            self.core.links.book.note_other_cluster(seen_at, cluster_id);
+        } else if claim.id != self.core.me.id {
+            self.core.links.book.learn(claim, false);
+        }
+    }
+
+    /// Whether consensus goes on.
+    pub fn runs(&self) -> bool {
+        self.core.fatal.borrow().is_none() && self.core.dismissed.borrow().is_none()
+    }
+
+    /// Resolves with the reason once this node has been told that it must not go on: it was removed, or
+    /// its data is another cluster's.
+    pub async fn dismissed(&self) -> String {
+        let mut dismissed = self.core.dismissed.subscribe();
+        match dismissed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone()) {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
     /// A caller that goes away must not stop a change half-way, so it runs on a task of its own.
     async fn on_runtime<T: Send + 'static>(
         &self,
@@ -364,6 +412,12 @@ impl Consensus {
     }
 }
 
+/// The clock of the wall, which orders what one node says before and after a restart.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core>, ReadBarrier), StartError> {
     let raft_config = raft_config(&config)?;
     let runtime = tokio::runtime::Handle::current();
@@ -388,7 +442,8 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         .await
         .map_err(|e| StartError::Raft(e.to_string()))?;
     if config.bootstrap && !raft.is_initialized().await.map_err(|e| StartError::Raft(e.to_string()))? {
-        let me = PeerNode { name: config.me.name.clone(), addr: config.me.addr.clone() };
+        let me =
+            PeerNode { name: config.me.name.clone(), addr: config.me.addr.clone(), stays_learner: false };
         raft.initialize(BTreeMap::from([(id, me)])).await.map_err(|e| StartError::Raft(e.to_string()))?;
     }
     let mut listener = config.listener;
@@ -404,11 +459,16 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         reception: Reception::default(),
         applied,
         stages,
+        dismissed: watch::channel(None).0,
         fatal: watch::channel(None).0,
         unsettled: Arc::new(Semaphore::new(UNSETTLED_KIB_MAX as usize)),
         membership_change: tokio::sync::Mutex::new(()),
         timing: config.raft.timing,
+        autopilot: config.raft.autopilot,
         started: Instant::now(),
+        since_ms: unix_ms(),
+        led_ms: AtomicU64::new(0),
+        seeking: AtomicBool::new(false),
         runtime,
     });
     tokio::spawn(server::serve(core.clone(), listener));
@@ -416,6 +476,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     tokio::spawn(status::ping_peers(core.clone()));
     tokio::spawn(core.clone().tend_membership());
     tokio::spawn(upkeep::keep_log_short(core.clone(), stores.log, config.raft));
+    tokio::spawn(announce::keep_in_touch(core.clone()));
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);
     Ok((core, reads))
 }

@@ -141,7 +141,7 @@ impl Survivor {
         let term = voted.max(last.term) + 1;
         let vote = Vote { term, node_id: self.node_id, committed: true };
         durably(|done| self.log.save_vote(vote, done))?;
-        let node = PeerNode { name: self.facts.name.clone(), addr: addr.clone() };
+        let node = PeerNode { name: self.facts.name.clone(), addr: addr.clone(), stays_learner: false };
         let alone = WireMembership {
             voters: vec![BTreeSet::from([self.node_id])],
             nodes: BTreeMap::from([(self.node_id, node)]),

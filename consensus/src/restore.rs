@@ -97,7 +97,7 @@ fn check_empty(data_dir: &Path) -> Result<(), OfflineError> {
 }
 
 fn only_member(plan: &RestorePlan) -> bytes::Bytes {
-    let node = PeerNode { name: plan.name.clone(), addr: plan.addr.clone() };
+    let node = PeerNode { name: plan.name.clone(), addr: plan.addr.clone(), stays_learner: false };
     let membership = WireMembership {
         voters: vec![BTreeSet::from([FIRST_NODE_ID])],
         nodes: BTreeMap::from([(FIRST_NODE_ID, node)]),

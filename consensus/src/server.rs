@@ -6,6 +6,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::codec::FramedRead;
+use vaultdb_kv::NodeId;
+
+use crate::api::JoinRequest;
 use crate::core::Core;
 use crate::snapshot::{receive, PIECES_IN_FLIGHT_MAX};
 use crate::transport::{Accept, Connection};
@@ -14,13 +24,6 @@ use crate::wire::{
     self, Append, AppendAnswer, Hello, Reader, Request, Response, SnapshotChunk, VoteAnswer, VoteCall,
     Writer, PROTOCOL_VERSION,
 };
-use futures::StreamExt;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
-};
-use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
-use tokio_util::codec::FramedRead;
 
 /// Connections at once; a peer needs three.
 const CONNECTIONS_MAX: usize = 256;
@@ -64,9 +67,9 @@ async fn connection(core: Arc<Core>, stream: Connection) -> io::Result<()> {
     let (id, Request::Hello(hello)) = wire::parse(frame)? else {
         return Err(io::Error::other("the first frame is no hello"));
     };
-    if let Some(reason) = refuse(&core, &hello) {
-        wire::send(&mut writer, id, &Response::Refused(reason.clone())).await?;
-        return Err(io::Error::other(format!("refused node {}: {reason}", hello.from)));
+    if let Some(refusal) = refuse(&core, &hello) {
+        wire::send(&mut writer, id, &refusal).await?;
+        return Err(io::Error::other(format!("refused node {}: {refusal:?}", hello.from)));
     }
     wire::send(&mut writer, id, &Response::Done).await?;
     let (answers, queue) = mpsc::channel(REQUESTS_MAX);
@@ -84,15 +87,17 @@ async fn connection(core: Arc<Core>, stream: Connection) -> io::Result<()> {
 }
 
 /// Why a caller is not spoken with.
-fn refuse(core: &Core, hello: &Hello) -> Option<String> {
+fn refuse(core: &Core, hello: &Hello) -> Option<Response> {
     if hello.protocol_version != PROTOCOL_VERSION {
-        return Some(format!("protocol {} is not {PROTOCOL_VERSION}", hello.protocol_version));
+        let reason = format!("protocol {} is not {PROTOCOL_VERSION}", hello.protocol_version);
+        return Some(Response::Refused(reason));
     }
     if hello.cluster_id != core.me.cluster_id {
-        return Some(format!("cluster {} is not {}", hello.cluster_id, core.me.cluster_id));
+        return Some(Response::OtherCluster { cluster_id: core.me.cluster_id.clone() });
     }
     if hello.to != core.me.id {
-        return Some(format!("node {} was called, this is node {}", hello.to, core.me.id));
+        let reason = format!("node {} was called, this is node {}", hello.to, core.me.id);
+        return Some(Response::Refused(reason));
     }
     None
 }
@@ -114,7 +119,7 @@ struct Session {
     /// Tells this connection from every other.
     number: u64,
     core: Arc<Core>,
-    from: u64,
+    from: NodeId,
     answers: mpsc::Sender<(u64, Response)>,
     places: Arc<Semaphore>,
 }
@@ -167,7 +172,10 @@ impl Session {
             }
             Request::SnapshotEnd => self.answer(id, place, receive::end(core, self.number)),
             Request::Hello(_) => return Err(io::Error::other("a second hello")),
-            other => self.answer(id, place, async move { answer(&core, other).await }),
+            other => {
+                let from = self.from;
+                self.answer(id, place, async move { answer(&core, from, other).await });
+            }
         }
         Ok(())
     }
@@ -175,6 +183,7 @@ impl Session {
     /// Hands the append to openraft before the next frame is read, and waits for its answer apart.
     fn append(&self, id: u64, append: Append, place: OwnedSemaphorePermit) -> io::Result<()> {
         let request = append_request(append)?;
+        self.core.heard_leader();
         let raft = self.core.raft.clone();
         let mut call = Box::pin(async move { raft.append_entries(request).await });
         // The first poll puts the request into openraft's queue, which holds far more than all
@@ -219,7 +228,7 @@ fn deadline(ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(ms.min(DEADLINE_MS_MAX))
 }
 
-async fn answer(core: &Core, request: Request) -> Response {
+async fn answer(core: &Core, from: NodeId, request: Request) -> Response {
     match request {
         Request::Vote(call) => {
             wait_to_vote(core, &call).await;
@@ -253,7 +262,22 @@ async fn answer(core: &Core, request: Request) -> Response {
         Request::MoveLeader { to, deadline_ms } if core.leadership().is_local => {
             Response::MoveLeader(core.move_leader(to, deadline(deadline_ms)).await)
         }
-        Request::Join { .. } | Request::MoveLeader { .. } => Response::Refused("not the leader".into()),
+        Request::JoinLearner { request, deadline_ms } if core.leadership().is_local => {
+            let request = JoinRequest { stays_learner: true, ..request };
+            Response::Join(core.join(request, deadline(deadline_ms)).await)
+        }
+        Request::ChangeMember { order, deadline_ms } if core.leadership().is_local => {
+            Response::ChangeMember(core.change_member(order, deadline(deadline_ms)).await)
+        }
+        Request::Join { .. }
+        | Request::JoinLearner { .. }
+        | Request::MoveLeader { .. }
+        | Request::ChangeMember { .. } => Response::Refused("not the leader".into()),
+        Request::Announce(claims) => Response::Announce(core.exchange_claims(from, claims)),
+        Request::GetStanding => match core.standing(from).await {
+            Ok(standing) => Response::Standing(standing),
+            Err(reason) => Response::Refused(reason),
+        },
         Request::Ping => Response::Done,
         Request::Hello(_)
         | Request::Append(_)

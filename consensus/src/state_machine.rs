@@ -19,8 +19,8 @@ use crate::codec::{self, LogPayload};
 use crate::snapshot::transfers::Transfers;
 use crate::stages::Stages;
 use crate::types::{
-    log_id, raft_log_id, Entry, EntryPayload, Membership, RaftLogId, RaftSnapshot, RaftSnapshotMeta,
-    StoredMembership, TypeConfig, WireMembership,
+    log_id, raft_log_id, Entry, EntryPayload, RaftLogId, RaftSnapshot, RaftSnapshotMeta, StoredMembership,
+    TypeConfig,
 };
 
 /// Most entries in one write to the engine.
@@ -104,7 +104,7 @@ fn op(entry: Entry) -> (Op, usize) {
             let bytes = command.0.payload_bytes();
             (Op::Command(command.0), bytes)
         }
-        EntryPayload::Membership(m) => (Op::Membership(codec::encode(&WireMembership::from(&m)).into()), 0),
+        EntryPayload::Membership(m) => (Op::Membership(codec::encode_membership(&m).into()), 0),
     }
 }
 
@@ -112,10 +112,7 @@ fn op(entry: Entry) -> (Op, usize) {
 fn applied_parts(state: &AppliedState) -> io::Result<(Option<RaftLogId>, StoredMembership)> {
     let membership = match &state.membership {
         None => StoredMembership::default(),
-        Some((id, bytes)) => {
-            let membership = Membership::try_from(codec::decode::<WireMembership>(bytes)?)?;
-            StoredMembership::new(Some(raft_log_id(*id)), membership)
-        }
+        Some((id, bytes)) => StoredMembership::new(Some(raft_log_id(*id)), codec::decode_membership(bytes)?),
     };
     Ok((state.log_id.map(raft_log_id), membership))
 }

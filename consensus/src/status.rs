@@ -75,7 +75,8 @@ pub async fn ping_peers(core: Arc<Core>) {
             return;
         }
         let membership = core.raft.server_metrics().borrow_watched().membership_config.clone();
-        core.links.retain(|id| membership.get_node(&id).is_some());
+        core.links.book.set_members(membership.nodes().map(|(id, node)| (*id, node.addr.raft.as_str())));
+        core.links.retain(|id| membership.get_node(&id).is_some() || core.links.book.has_claim(id));
         for (id, node) in membership.nodes().filter(|(id, _)| **id != core.me.id) {
             let silent = core.contacts.since(*id).is_none_or(|t| t >= Duration::from_millis(PING_MS));
             if silent {
@@ -147,6 +148,7 @@ impl Core {
             reachable: since.is_some_and(|t| t < Duration::from_millis(CONTACT_MS_MAX)),
             lag_entries,
             last_contact_ms: since.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+            stays_learner: role == Role::Learner && node.stays_learner,
         }
     }
 }

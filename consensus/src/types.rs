@@ -83,6 +83,9 @@ impl fmt::Display for SharedCommand {
 pub struct PeerNode {
     pub name: String,
     pub addr: MemberAddr,
+    /// Nobody but an operator makes it a voter. Stored beside the nodes: see [`WireMembership`].
+    #[serde(skip)]
+    pub stays_learner: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,7 +140,7 @@ pub fn vote(vote: &RaftVote) -> storage::Vote {
     storage::Vote { term: vote.leader_id.term, node_id: vote.leader_id.voted_for, committed: vote.committed }
 }
 
-/// A membership as it is stored and sent.
+/// A membership as it is stored and sent, but for which learners stay learners.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireMembership {
     /// One set of voters, or two during a joint change.
@@ -155,11 +158,19 @@ impl From<&Membership> for WireMembership {
     }
 }
 
-impl TryFrom<WireMembership> for Membership {
-    type Error = std::io::Error;
+/// The learners that stay learners.
+pub fn lasting_learners(m: &Membership) -> BTreeSet<NodeId> {
+    m.nodes().filter(|(_, node)| node.stays_learner).map(|(id, _)| *id).collect()
+}
 
-    fn try_from(wire: WireMembership) -> Result<Self, Self::Error> {
-        Membership::new(wire.voters, wire.nodes)
+impl WireMembership {
+    /// # Errors
+    /// `InvalidData` when it is none that a cluster may have.
+    pub fn with_learners(mut self, lasting: &BTreeSet<NodeId>) -> std::io::Result<Membership> {
+        for (id, node) in &mut self.nodes {
+            node.stays_learner = lasting.contains(id);
+        }
+        Membership::new(self.voters, self.nodes)
             .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()))
     }
 }

@@ -15,7 +15,9 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use vaultdb_kv::{AdminError, NodeId};
 use vaultdb_storage::{LogId, SnapshotMeta, Vote};
 
-use crate::api::{Committed, JoinReply, JoinRequest, ProposeError};
+use crate::api::{
+    Claim, Committed, JoinReply, JoinRequest, MemberOrder, MemberReply, ProposeError, Standing,
+};
 use crate::codec::{self, LogPayload};
 use crate::types::SharedCommand;
 
@@ -121,6 +123,19 @@ pub enum Request {
         commands: Vec<SharedCommand>,
         deadline_ms: u64,
     },
+    /// As `Join`, of a node that is to stay a learner.
+    JoinLearner {
+        request: JoinRequest,
+        deadline_ms: u64,
+    },
+    ChangeMember {
+        order: MemberOrder,
+        deadline_ms: u64,
+    },
+    /// Where the caller, and whoever it heard of, is reached.
+    Announce(Vec<Claim>),
+    /// Whether the cluster still counts the caller among its members.
+    GetStanding,
 }
 
 /// How a leader makes sure that it still leads before it names a read index.
@@ -150,6 +165,14 @@ pub enum Response {
     Accept(Vec<Result<LogId, ProposeError>>),
     /// A snapshot may come. Bytes of each of its files that are here already and need not be sent.
     SnapshotResume(Vec<u64>),
+    ChangeMember(Result<MemberReply, AdminError>),
+    /// Where the node asked, and whoever it heard of, is reached.
+    Announce(Vec<Claim>),
+    Standing(Standing),
+    /// The hello named another cluster than this one.
+    OtherCluster {
+        cluster_id: String,
+    },
 }
 
 pub type Reader = FramedRead<Box<dyn AsyncRead + Send + Unpin>, LengthDelimitedCodec>;

@@ -4,8 +4,8 @@
 
 mod support;
 
-use support::{deadline, eventually, Cluster, Plan};
-use vaultdb_consensus::api::JoinRequest;
+use support::{deadline, eventually, Cluster, Plan, PATIENCE};
+use vaultdb_consensus::api::{JoinRequest, MemberOrder, MemberReply};
 use vaultdb_kv::{AdminError, MemberAddr, Role};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -17,6 +17,7 @@ async fn joining_is_idempotent_and_names_are_unique() {
         name: "node9".into(),
         addr: MemberAddr { raft: "node9:1".into(), http: "node9:2".into() },
         instance: Some("first".into()),
+        stays_learner: false,
     };
     let first = cluster.nodes[follower].join(request.clone(), deadline(5_000)).await.unwrap();
     let again = cluster.nodes[leader].join(request.clone(), deadline(5_000)).await.unwrap();
@@ -83,5 +84,104 @@ async fn a_late_node_is_brought_up_by_a_snapshot() {
     let status = cluster.nodes[late].status();
     assert!(status.last_log >= status.committed && status.committed >= status.applied);
     assert!(status.applied >= status.snapshot && status.snapshot >= status.purged);
+    cluster.stop().await;
+}
+
+async fn remove(cluster: &Cluster, via: usize, name: &str) -> Result<MemberReply, AdminError> {
+    let order = MemberOrder::Remove { name: name.to_owned() };
+    cluster.nodes[via].change_member(order, deadline(10_000)).await
+}
+
+/// A removed member is told so by its peers, also if it heard nothing of the change itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_member_is_told() {
+    let cluster = Cluster::start(4).await;
+    let leader = cluster.leader().await;
+    let gone = cluster.others(&[leader])[0];
+    let rest = cluster.others(&[gone]);
+    let name = cluster.nodes[gone].status().node.name;
+    cluster.cut(&[gone], &rest);
+    let removed = remove(&cluster, leader, &name).await.unwrap();
+    assert_eq!((removed.id, removed.changed), (cluster.nodes[gone].status().node.id, true));
+    assert!(matches!(remove(&cluster, leader, &name).await, Err(AdminError::NoSuchMember { .. })));
+    let node = cluster.nodes[gone].clone();
+    let told = node.dismissed();
+    tokio::pin!(told);
+    let early = tokio::time::timeout(std::time::Duration::from_secs(4), &mut told).await;
+    assert!(early.is_err(), "nobody could tell it: {early:?}");
+    cluster.heal();
+    let reason = tokio::time::timeout(PATIENCE, told).await.unwrap();
+    assert!(reason.contains("was removed"), "{reason}");
+    for node in rest {
+        assert!(cluster.nodes[node].runs(), "node {node} was told it, too");
+    }
+    cluster.stop().await;
+}
+
+/// The leader itself may be removed: it hands leadership over and still brings the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_steps_aside_before_it_is_removed() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let name = cluster.nodes[leader].status().node.name;
+    remove(&cluster, leader, &name).await.unwrap();
+    let rest = cluster.others(&[leader]);
+    cluster.put_among(&rest, "k", "v").await;
+    let members = cluster.nodes[rest[0]].status().members;
+    assert!(members.len() == 2 && members.iter().all(|m| m.member.name != name), "{members:?}");
+    cluster.stop().await;
+}
+
+/// Voters that cannot be reached count for no quorum.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quorum_that_stays_must_live() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let [cut, other] = cluster.others(&[leader])[..] else { panic!("two others") };
+    cluster.cut(&[cut], &[leader, other]);
+    let name = |node: usize| cluster.nodes[node].status().node.name;
+    for victim in [other, leader] {
+        let refused = remove(&cluster, leader, &name(victim)).await;
+        assert!(matches!(refused, Err(AdminError::WouldLoseQuorum { .. })), "{refused:?}");
+        assert!(cluster.nodes[leader].leadership().is_local);
+    }
+    remove(&cluster, leader, &name(cut)).await.unwrap();
+    cluster.put(leader, "k", "v", 5_000).await.unwrap();
+    cluster.stop().await;
+}
+
+/// A learner that is to stay one is passed over by the leader, and promoted once it is asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promotion_is_idempotent() {
+    let mut cluster = Cluster::start(2).await;
+    let asked = JoinRequest {
+        name: "node2".into(),
+        addr: MemberAddr { raft: "node2:1".into(), http: "node2:2".into() },
+        instance: Some("lasting".into()),
+        stays_learner: true,
+    };
+    let reply = cluster.nodes[1].join(asked, deadline(5_000)).await.unwrap();
+    let promote = |order: MemberOrder| cluster.nodes[1].change_member(order, deadline(5_000));
+    let order = MemberOrder::Promote { name: "node2".into() };
+    let silent = promote(order.clone()).await;
+    assert!(matches!(silent, Err(AdminError::Conflict { .. })), "it does not run: {silent:?}");
+    let mut identity = vaultdb_consensus::identity::Identity::new("node2");
+    identity.instance = "lasting".into();
+    identity.cluster_id = Some(reply.cluster_id);
+    identity.node_id = Some(reply.id);
+    let lasting = cluster.launch(&identity);
+    eventually("it has caught up", || {
+        let members = cluster.nodes[lasting].status().members;
+        members.iter().any(|m| m.member.id == reply.id && m.stays_learner).then_some(())
+    })
+    .await;
+    for i in 0..50 {
+        cluster.put_among(&[0, 1], &format!("k{i}"), "v").await;
+    }
+    assert!(cluster.nodes[lasting].status().members.iter().any(|m| m.role == Role::Learner));
+    let promote = |order: MemberOrder| cluster.nodes[lasting].change_member(order, deadline(5_000));
+    assert!(promote(order.clone()).await.unwrap().changed);
+    assert!(!promote(order).await.unwrap().changed);
+    cluster.wait_voters(3).await;
     cluster.stop().await;
 }

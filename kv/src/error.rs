@@ -130,4 +130,7 @@ pub enum AdminError {
     /// It may or may not have been done; asking again is safe.
     #[error("the outcome is unknown: {reason}")]
     Unknown { reason: String },
+    /// Done, it would leave the cluster without a quorum of voters that answer.
+    #[error("{reason}")]
+    WouldLoseQuorum { reason: String },
 }

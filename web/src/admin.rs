@@ -3,7 +3,7 @@
 use actix_web::dev::Payload;
 use serde::Serialize;
 use vaultdb_kv::member::{check_address, check_node_name};
-use vaultdb_kv::{AdminError, MemberAddr, NodeId, Revision};
+use vaultdb_kv::{AdminError, MemberAddr, NodeId, Revision, Role};
 
 use crate::admission::Permit;
 use crate::app::{by_deadline, Call, Worker};
@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::body::{read_body, BodyLimit};
 use crate::guards::refuse_guards;
 use crate::json::{parse, JoinBody, LeaderBody};
-use crate::model::JoinRequest;
+use crate::model::{JoinRequest, MemberOrder, MemberReply};
 use crate::params::Ack;
 use crate::problem::{Code, Problem};
 use crate::reply::Reply;
@@ -33,6 +33,22 @@ struct Joined<'a> {
 #[derive(Serialize)]
 struct NewLeader<'a> {
     leader: &'a str,
+}
+
+#[derive(Serialize)]
+struct Removed<'a> {
+    removed: bool,
+    name: &'a str,
+    id: NodeId,
+}
+
+#[derive(Serialize)]
+struct Promoted<'a> {
+    name: &'a str,
+    id: NodeId,
+    role: Role,
+    /// Whether it was none before.
+    changed: bool,
 }
 
 impl<B: Backend> Worker<B> {
@@ -79,6 +95,35 @@ impl<B: Backend> Worker<B> {
         Ok(Reply::json_of(&NewLeader { leader: &leader }))
     }
 
+    /// `DELETE /v1/members/{name}`.
+    pub(crate) async fn remove_member(&self, call: Call<'_>, payload: Payload) -> Result<Reply, Problem> {
+        let name = call.raw_key.to_owned();
+        let reply = self.change_member(&call, payload, MemberOrder::Remove { name }).await?;
+        Ok(Reply::json_of(&Removed { removed: true, name: &reply.name, id: reply.id }))
+    }
+
+    /// `POST /v1/members/{name}/promote`.
+    pub(crate) async fn promote_member(&self, call: Call<'_>, payload: Payload) -> Result<Reply, Problem> {
+        let name = call.raw_key.to_owned();
+        let MemberReply { name, id, changed } =
+            self.change_member(&call, payload, MemberOrder::Promote { name }).await?;
+        Ok(Reply::json_of(&Promoted { name: &name, id, role: Role::Voter, changed }))
+    }
+
+    /// A body says nothing here; what comes is read so that the connection can go on.
+    async fn change_member(
+        &self,
+        call: &Call<'_>,
+        payload: Payload,
+        order: MemberOrder,
+    ) -> Result<MemberReply, Problem> {
+        let permit = self.shared.admission.admit()?;
+        check_node_name(call.raw_key)?;
+        let (_, deadline) = self.admin_body(call, payload, &permit).await?;
+        let answer = by_deadline(deadline, self.backend.change_member(order, deadline)).await;
+        Ok(answer.unwrap_or_else(silent)?)
+    }
+
     async fn admin_body(
         &self,
         call: &Call<'_>,
@@ -108,7 +153,7 @@ fn join_request(body: JoinBody) -> Result<JoinRequest, Problem> {
         return Err(Problem::new(Code::InvalidParameter, detail));
     }
     let addr = MemberAddr { raft: body.addr, http };
-    Ok(JoinRequest { name: body.id, addr, instance: body.instance })
+    Ok(JoinRequest { name: body.id, addr, instance: body.instance, stays_learner: body.learner })
 }
 
 fn silent<T>() -> Result<T, AdminError> {

@@ -51,7 +51,7 @@ pub(crate) struct Worker<B> {
 /// One request as the routes see it.
 pub(crate) struct Call<'a> {
     pub(crate) http: &'a HttpRequest,
-    /// The raw path behind the route's prefix.
+    /// The part of the raw path that the route leaves open.
     pub(crate) raw_key: &'a str,
     pub(crate) started: Instant,
 }
@@ -146,6 +146,12 @@ impl<B: Backend> Worker<B> {
             (Route::Leader, Verb::Post) => {
                 self.transfer_leader(call, payload).await.map_err(Problem::of_write)
             }
+            (Route::Member, Verb::Delete) => {
+                self.remove_member(call, payload).await.map_err(Problem::of_write)
+            }
+            (Route::Promote, Verb::Post) => {
+                self.promote_member(call, payload).await.map_err(Problem::of_write)
+            }
             (Route::Members, Verb::Get | Verb::Head) => self.members(call).await,
             (Route::Status, Verb::Get | Verb::Head) => Ok(self.status().await),
             (Route::Livez, Verb::Get | Verb::Head) => self.livez(call).await,
@@ -165,6 +171,8 @@ impl<B: Backend> Worker<B> {
                 | Route::Status
                 | Route::Join
                 | Route::Members
+                | Route::Member
+                | Route::Promote
                 | Route::Leader
                 | Route::Livez
                 | Route::Readyz

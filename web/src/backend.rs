@@ -12,8 +12,8 @@ use vaultdb_kv::{
 };
 
 use crate::model::{
-    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, NodeStatus,
-    ReadAnswer, ScanFrom,
+    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, MemberOrder,
+    MemberReply, NodeStatus, ReadAnswer, ScanFrom,
 };
 
 /// One web worker's door to the node. Made on that worker's thread and never leaves it.
@@ -75,6 +75,13 @@ pub trait Backend: 'static {
         to: Option<String>,
         deadline: Instant,
     ) -> impl Future<Output = Result<String, AdminError>>;
+
+    /// Removes or promotes a member.
+    fn change_member(
+        &self,
+        order: MemberOrder,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<MemberReply, AdminError>>;
 
     /// Who leads, as this node sees it. Asked for each answer, so it must be cheap.
     fn leadership(&self) -> Arc<Leadership>;

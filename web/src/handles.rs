@@ -10,8 +10,8 @@ use vaultdb_kv::{
 
 use crate::backend::Backend;
 use crate::model::{
-    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, NodeStatus,
-    ReadAnswer, ScanFrom,
+    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, MemberOrder,
+    MemberReply, NodeStatus, ReadAnswer, ScanFrom,
 };
 
 // Inherent methods of the same names do the work: paths, not method calls, so that none calls itself.
@@ -64,6 +64,10 @@ impl Backend for WorkerHandles {
 
     async fn transfer_leader(&self, to: Option<String>, deadline: Instant) -> Result<String, AdminError> {
         WorkerHandles::transfer_leader(self, to, deadline).await
+    }
+
+    async fn change_member(&self, order: MemberOrder, deadline: Instant) -> Result<MemberReply, AdminError> {
+        WorkerHandles::change_member(self, order, deadline).await
     }
 
     fn leadership(&self) -> Arc<Leadership> {

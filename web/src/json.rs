@@ -21,6 +21,9 @@ pub(crate) struct JoinBody {
     pub(crate) http_addr: Option<String>,
     #[serde(default)]
     pub(crate) instance: Option<String>,
+    /// The node is to stay a learner.
+    #[serde(default)]
+    pub(crate) learner: bool,
 }
 
 /// Body of `POST /v1/leader`.

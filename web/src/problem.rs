@@ -34,6 +34,7 @@ pub(crate) enum Code {
     MalformedRequest,
     HeadTooLarge,
     Conflict,
+    WouldLoseQuorum,
     CursorExpired,
     PreconditionFailed,
     IdempotencyKeyReused,
@@ -89,6 +90,9 @@ impl Code {
                 "The head of the request is too large",
             ),
             Code::Conflict => ("conflict", StatusCode::CONFLICT, "It contradicts the state of the cluster"),
+            Code::WouldLoseQuorum => {
+                ("would_lose_quorum", StatusCode::CONFLICT, "The cluster would be left without a quorum")
+            }
             Code::CursorExpired => ("cursor_expired", StatusCode::GONE, "The cursor has expired"),
             Code::PreconditionFailed => (
                 "precondition_failed",
@@ -156,6 +160,7 @@ impl Code {
             | Code::MalformedRequest
             | Code::HeadTooLarge
             | Code::Conflict
+            | Code::WouldLoseQuorum
             | Code::CursorExpired
             | Code::PreconditionFailed
             | Code::IdempotencyKeyReused
@@ -172,7 +177,8 @@ impl Code {
 
     /// Whether naming the leader helps the client to decide where to go next.
     fn names_leader(self) -> bool {
-        self.status().is_server_error() || matches!(self, Code::Overloaded | Code::Conflict)
+        self.status().is_server_error()
+            || matches!(self, Code::Overloaded | Code::Conflict | Code::WouldLoseQuorum)
     }
 }
 
@@ -315,6 +321,7 @@ impl From<AdminError> for Problem {
             AdminError::NoLeader => (Code::NoLeader, Effect::No),
             AdminError::Unavailable => (Code::Starting, Effect::No),
             AdminError::Conflict { .. } => (Code::Conflict, Effect::No),
+            AdminError::WouldLoseQuorum { .. } => (Code::WouldLoseQuorum, Effect::No),
             AdminError::NoSuchMember { .. } => (Code::NoSuchMember, Effect::No),
             AdminError::Unknown { .. } => (Code::OutcomeUnknown, Effect::Unknown),
         };

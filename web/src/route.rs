@@ -18,6 +18,8 @@ pub(crate) enum Route {
     Status,
     Join,
     Members,
+    Member,
+    Promote,
     Leader,
     Livez,
     Readyz,
@@ -28,7 +30,7 @@ pub(crate) enum Route {
 
 impl Route {
     /// Every route, in the order of its discriminant.
-    pub(crate) const ALL: [Route; 15] = [
+    pub(crate) const ALL: [Route; 17] = [
         Route::Keys,
         Route::Key,
         Route::Kv,
@@ -38,6 +40,8 @@ impl Route {
         Route::Status,
         Route::Join,
         Route::Members,
+        Route::Member,
+        Route::Promote,
         Route::Leader,
         Route::Livez,
         Route::Readyz,
@@ -46,7 +50,7 @@ impl Route {
         Route::Unknown,
     ];
 
-    /// The route of a raw path and, for routes that take a key or an id, the raw rest behind the prefix.
+    /// The route of a raw path and, for routes that take a key, an id or a name, that part of it, raw.
     pub(crate) fn find(path: &str) -> (Route, &str) {
         if let Some(rest) = path.strip_prefix("/v1/kv/") {
             return (Route::Kv, rest);
@@ -56,6 +60,12 @@ impl Route {
         }
         if let Some(rest) = path.strip_prefix("/v1/writes/") {
             return (Route::Writes, rest);
+        }
+        if let Some(rest) = path.strip_prefix("/v1/members/") {
+            return match rest.strip_suffix("/promote") {
+                Some(name) => (Route::Promote, name),
+                None => (Route::Member, rest),
+            };
         }
         let route = match path {
             "/key" => Route::Keys,
@@ -86,6 +96,8 @@ impl Route {
             Route::Status => "/status",
             Route::Join => "/join",
             Route::Members => "/v1/members",
+            Route::Member => "/v1/members/{name}",
+            Route::Promote => "/v1/members/{name}/promote",
             Route::Leader => "/v1/leader",
             Route::Livez => "/livez",
             Route::Readyz => "/readyz",
@@ -98,7 +110,8 @@ impl Route {
     /// The value of `Allow`.
     pub(crate) fn allow(self) -> &'static str {
         match self {
-            Route::Keys | Route::Join | Route::Leader => "POST",
+            Route::Keys | Route::Join | Route::Leader | Route::Promote => "POST",
+            Route::Member => "DELETE",
             Route::Key => "GET, HEAD, DELETE",
             Route::Kv => "GET, HEAD, PUT, DELETE",
             Route::List
@@ -169,6 +182,10 @@ mod tests {
         assert_eq!(Route::find("/v1/kv/"), (Route::Kv, ""));
         assert_eq!(Route::find("/v1/snapshot"), (Route::Snapshot, ""));
         assert_eq!(Route::find("/v1/writes/3-17"), (Route::Writes, "3-17"));
+        assert_eq!(Route::find("/v1/members/n.1"), (Route::Member, "n.1"));
+        assert_eq!(Route::find("/v1/members/promote"), (Route::Member, "promote"));
+        assert_eq!(Route::find("/v1/members/n.1/promote"), (Route::Promote, "n.1"));
+        assert_eq!(Route::find("/v1/members/a/b"), (Route::Member, "a/b"));
         for unknown in ["", "*", "/status/", "/v1", "/v1/faults", "//key", "/KEY", "/k%65y/a"] {
             assert_eq!(Route::find(unknown).0, Route::Unknown, "{unknown}");
         }

@@ -48,6 +48,9 @@ struct MemberView<'a> {
     /// `null` where it is not known: only the leader knows.
     lag_entries: Option<u64>,
     last_contact_ms: Option<u64>,
+    /// Only of a learner that is not promoted by itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stays_learner: bool,
 }
 
 /// Log indexes: `last_log >= committed >= applied >= snapshot >= purged`.
@@ -174,6 +177,7 @@ impl<'a> MemberView<'a> {
             reachable: status.reachable,
             lag_entries: status.lag_entries,
             last_contact_ms: status.last_contact_ms,
+            stays_learner: status.stays_learner,
         }
     }
 }

@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use tokio::sync::{watch, Semaphore};
 use vaultdb_actors::port::{Acceptances, EntryFate, Lookup, Node, Outcomes, StoreStats, View};
 use vaultdb_actors::{
-    ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, LogId, Member, MemberStatus,
-    NodeInfo, Options, ProposeError, RaftState, Stages, System, WorkerHandles,
+    ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, LogId, Member, MemberOrder,
+    MemberReply, MemberStatus, NodeInfo, Options, ProposeError, RaftState, Stages, System, WorkerHandles,
 };
 use vaultdb_kv::{
     AdminError, Applied, ApplyResult, Command, Consistency, Freshness, Key, MemberAddr, NodeId, Page,
@@ -245,6 +245,17 @@ impl Node for Port {
         }
     }
 
+    fn change_member(
+        &self,
+        order: MemberOrder,
+        _: Instant,
+    ) -> BoxFuture<'static, Result<MemberReply, AdminError>> {
+        let (MemberOrder::Remove { name } | MemberOrder::Promote { name }) = order else {
+            return pending().boxed();
+        };
+        ready(Ok(MemberReply { name, id: 7, changed: true })).boxed()
+    }
+
     fn status(&self) -> ClusterStatus {
         let member = |id: NodeId| Member { id, name: format!("node{id}"), addr: MemberAddr::default() };
         let status = |id| MemberStatus {
@@ -253,6 +264,7 @@ impl Node for Port {
             reachable: id == 0 || !self.0.peer_unreachable.load(Ordering::SeqCst),
             lag_entries: None,
             last_contact_ms: Some(1),
+            stays_learner: false,
         };
         ClusterStatus {
             cluster_id: "c".into(),

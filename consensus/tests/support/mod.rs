@@ -14,7 +14,7 @@ use pipes::Pipes;
 use tempfile::TempDir;
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, ProposeError};
 use vaultdb_consensus::identity::Identity;
-use vaultdb_consensus::{create_log, Consensus, ConsensusConfig, RaftOptions, Timing};
+use vaultdb_consensus::{create_log, Autopilot, Consensus, ConsensusConfig, RaftOptions, Timing};
 use vaultdb_kv::{Command, Consistency, Freshness, Key, MemberAddr, ReadError, Role};
 
 /// How long a test waits for any one condition.
@@ -136,6 +136,7 @@ impl Cluster {
                 snapshot_bytes_to_keep: u64::MAX,
                 snapshot_bytes_per_second_max: 0,
                 append_entries_max: 512,
+                autopilot: Autopilot { stable_ms_min: 100, ..Autopilot::default() },
             },
             store: Default::default(),
             log: Default::default(),
@@ -157,8 +158,12 @@ impl Cluster {
 
     /// Asks until the node that had the name before is no longer thought to be alive.
     pub async fn ask_in(&self, name: &str, instance: &str) -> JoinReply {
-        let request =
-            JoinRequest { name: name.to_owned(), addr: addr(name), instance: Some(instance.to_owned()) };
+        let request = JoinRequest {
+            name: name.to_owned(),
+            addr: addr(name),
+            instance: Some(instance.to_owned()),
+            stays_learner: false,
+        };
         loop {
             let asked = self.nodes.last().unwrap();
             match asked.join(request.clone(), deadline(5_000)).await {

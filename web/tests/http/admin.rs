@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use vaultdb_kv::AdminError;
 use vaultdb_web::model::JoinRequest;
 
 use crate::fake::leader;
@@ -19,7 +20,8 @@ fn join() {
     assert_eq!(answer.header("vault-revision"), Some("9"));
     server.post("/join", r#"{"id":"node1","addr":"h:12001"}"#).ok();
     let joined = server.fake.0.joined.lock().unwrap();
-    let JoinRequest { name, addr, instance } = &joined[0];
+    let JoinRequest { name, addr, instance, stays_learner } = &joined[0];
+    assert!(!stays_learner);
     assert_eq!((name.as_str(), addr.raft.as_str(), addr.http.as_str()), ("node1", "h:12001", "h:11001"));
     assert_eq!(instance.as_deref(), Some("i-1"));
     assert_eq!((joined[1].addr.http.as_str(), joined[1].instance.as_deref()), ("", None));
@@ -56,6 +58,28 @@ fn transfer_leader() {
     server.post("/v1/leader", r#"{"name":"a b"}"#).problem(400, "invalid_parameter");
     server.post("/v1/leader", r#"{"nmae":"node2"}"#).problem(400, "invalid_json");
     server.post("/v1/leader", r#"{"name":2}"#).problem(400, "invalid_json");
+}
+
+/// Members are named in the path, and refusals say that nothing was done.
+#[test]
+fn members() {
+    let server = TestServer::start();
+    assert_eq!(server.delete("/v1/members/n.1").ok(), json!({"removed":true,"name":"n.1","id":7}));
+    let promote = |name: &str| server.call("POST", &format!("/v1/members/{name}/promote"), "", None);
+    assert_eq!(promote("n.1").ok(), json!({"name":"n.1","id":7,"role":"voter","changed":true}));
+    assert_eq!(promote("voter").ok()["changed"], false);
+    server.delete("/v1/members/a%2Fb").problem(400, "invalid_parameter");
+    server.delete("/v1/members/").problem(400, "invalid_parameter");
+    promote("a/b").problem(400, "invalid_parameter");
+    assert_eq!(server.get("/v1/members/n.1").status, 405);
+    assert_eq!(server.get("/v1/members/n.1/promote").status, 405);
+    let refusal = AdminError::WouldLoseQuorum { reason: "two are needed".into() };
+    server.fake.0.admin_errors.lock().unwrap().push_back(refusal);
+    let problem = server.delete("/v1/members/n").problem(409, "would_lose_quorum");
+    assert_eq!((&problem["applied"], &problem["detail"]), (&json!("no"), &json!("two are needed")));
+    let learner = r#"{"id":"node1","addr":"h:12001","learner":true}"#;
+    server.post("/join", learner).ok();
+    assert!(server.fake.0.joined.lock().unwrap()[0].stays_learner);
 }
 
 /// The status has exactly the fields of the contract.

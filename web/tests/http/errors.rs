@@ -70,6 +70,7 @@ fn admin_errors() {
         (AdminError::NoLeader, 503, "no_leader", "no"),
         (AdminError::Unavailable, 503, "starting", "no"),
         (AdminError::Conflict { reason: "taken".into() }, 409, "conflict", "no"),
+        (AdminError::WouldLoseQuorum { reason: "two".into() }, 409, "would_lose_quorum", "no"),
         (AdminError::NoSuchMember { name: "x".into() }, 404, "no_such_member", "no"),
         (AdminError::Unknown { reason: "lost".into() }, 504, "outcome_unknown", "unknown"),
     ];

@@ -14,9 +14,9 @@ use vaultdb_kv::{
 };
 use vaultdb_web::model::{
     CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
-    Leader, Leadership, Listing, Listings, LogId, Member, MemberStatus, NodeInfo, NodeStatus, RaftState,
-    ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats, TransferDirection, TransferStatus,
-    TransferTotals, View,
+    Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo,
+    NodeStatus, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats,
+    TransferDirection, TransferStatus, TransferTotals, View,
 };
 use vaultdb_web::Backend;
 
@@ -280,6 +280,7 @@ impl Backend for Fake {
             reachable: id == 1,
             lag_entries,
             last_contact_ms: lag_entries.map(|_| 12),
+            stays_learner: false,
         });
         let cluster = ClusterStatus {
             cluster_id: "c-1".into(),
@@ -349,6 +350,17 @@ impl Backend for Fake {
         self.pass().await;
         let scripted = self.0.admin_errors.lock().unwrap().pop_front();
         scripted.map_or_else(|| Ok(to.unwrap_or_else(|| "chosen".into())), Err)
+    }
+
+    async fn change_member(&self, order: MemberOrder, _: Instant) -> Result<MemberReply, AdminError> {
+        self.pass().await;
+        if let Some(error) = self.0.admin_errors.lock().unwrap().pop_front() {
+            return Err(error);
+        }
+        let (MemberOrder::Remove { name } | MemberOrder::Promote { name }) = order else {
+            panic!("nobody asks for that over HTTP: {order:?}");
+        };
+        Ok(MemberReply { changed: name != "voter", name, id: 7 })
     }
 
     fn leadership(&self) -> Arc<Leadership> {
