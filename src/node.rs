@@ -208,6 +208,7 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
                 election_timeout_ms_min: config.election_timeout_ms_min,
                 election_timeout_ms_max: config.election_timeout_ms_max,
             },
+            pre_vote: config.pre_vote,
             snapshot_logs_since_last: config.snapshot_logs_since_last,
             snapshot_logs_to_keep: config.snapshot_logs_to_keep,
             append_entries_max: config.append_entries_max,

@@ -73,6 +73,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     within!(number, election_timeout_ms_min, 10..=MINUTE_MS),
     within!(number, election_timeout_ms_max, 20..=2 * MINUTE_MS),
     within!(number, heartbeat_interval_ms, 1..=MINUTE_MS),
+    row!(pre_vote, raw => raw.boolean()?),
     within!(number, append_entries_max, 1..=65_536),
     within!(number, snapshot_logs_since_last, 1..=1_000_000_000),
     within!(number, snapshot_logs_to_keep, 0..=1_000_000_000),

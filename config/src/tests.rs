@@ -71,7 +71,7 @@ fn precedence() {
     assert_eq!(config.haddr, "flag:1");
     assert_eq!(config.raddr, "e:2");
     assert_eq!(config.http_workers, 3);
-    assert_eq!(config.heartbeat_interval_ms, 60);
+    assert_eq!(config.heartbeat_interval_ms, 50);
 }
 
 /// What is advertised follows what is bound, unless it is said.
@@ -179,16 +179,16 @@ fn required_settings() {
 /// The rules between settings name the setting, the value and where it was set.
 #[test]
 fn rules_between_settings() {
-    let line = from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MIN", "299")]).unwrap_err().to_string();
+    let line = from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MIN", "249")]).unwrap_err().to_string();
     assert_eq!(
         line,
-        "variable VAULTDB_ELECTION_TIMEOUT_MS_MIN: 299 is less than 5 times heartbeat_interval_ms, which is 60"
+        "variable VAULTDB_ELECTION_TIMEOUT_MS_MIN: 249 is less than 5 times heartbeat_interval_ms, which is 60"
     );
-    let line = from_env(&[("VAULTDB_HEARTBEAT_INTERVAL_MS", "61")]).unwrap_err().to_string();
-    assert!(line.starts_with("election_timeout_ms_min (default): 300 is less than"), "{line}");
-    assert!(from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MIN", "300")]).is_ok());
-    let line = from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MAX", "300")]).unwrap_err().to_string();
-    assert!(line.contains("300 is not greater than election_timeout_ms_min"), "{line}");
+    let line = from_env(&[("VAULTDB_HEARTBEAT_INTERVAL_MS", "51")]).unwrap_err().to_string();
+    assert!(line.starts_with("election_timeout_ms_min (default): 250 is less than"), "{line}");
+    assert!(from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MIN", "250")]).is_ok());
+    let line = from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MAX", "250")]).unwrap_err().to_string();
+    assert!(line.contains("250 is not greater than election_timeout_ms_min"), "{line}");
     let line = from_env(&[("VAULTDB_RADDR", "localhost:11000")]).unwrap_err().to_string();
     assert_eq!(line, "variable VAULTDB_RADDR: \"localhost:11000\" is the address of the HTTP server already");
 }

@@ -15,6 +15,7 @@ use vaultdb_kv::{failpoint, Command, NodeId};
 use vaultdb_storage::StateMachine;
 
 use crate::api::{Committed, Leader, Leadership, ProposeError};
+use crate::campaign::ElectionClock;
 use crate::contacts::Contacts;
 use crate::identity::Member;
 use crate::network::{Lane, Links};
@@ -29,6 +30,8 @@ pub struct Core {
     pub store: Arc<StateMachine>,
     pub links: Arc<Links>,
     pub contacts: Arc<Contacts>,
+    /// Since when no leader was heard.
+    pub election_clock: ElectionClock,
     /// Index of the last applied entry, whose effect is readable.
     pub applied: watch::Receiver<u64>,
     pub stages: Arc<Stages>,
@@ -40,6 +43,10 @@ pub struct Core {
     /// Held by the one change of membership that runs at a time.
     pub membership_change: Mutex<()>,
     pub timing: Timing,
+    /// Whether a node asks for votes in vain before it raises the term.
+    pub pre_vote: bool,
+    /// Before this no vote is given: a lease that this node granted before it was restarted may last until then.
+    pub free_to_vote: Instant,
     /// When this process began: what its clock counts from as a leader.
     pub started: Instant,
     /// The consensus runtime.

@@ -7,6 +7,7 @@
 mod acceptance;
 pub mod api;
 mod barrier;
+mod campaign;
 mod codec;
 mod contacts;
 mod core;

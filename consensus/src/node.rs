@@ -19,6 +19,7 @@ use vaultdb_storage::{DiskLog, LogOptions, MemLog, StateMachine, StorageError, S
 use crate::acceptance::{millis_until, UNSETTLED_KIB_MAX};
 use crate::api::{ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, ProposeError};
 use crate::barrier::ReadBarrier;
+use crate::campaign::{campaign, ElectionClock};
 use crate::codec::LogPayload;
 use crate::contacts::Contacts;
 use crate::core::{marked, shared, Core};
@@ -55,6 +56,8 @@ pub struct ConsensusConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RaftOptions {
     pub timing: Timing,
+    /// Off, a node that hears no leader raises the term at once: what pre-vote is measured against.
+    pub pre_vote: bool,
     /// Entries between two snapshots.
     pub snapshot_logs_since_last: u64,
     /// Entries kept behind a snapshot, so that a follower that is a little behind needs no snapshot.
@@ -79,8 +82,8 @@ impl Timing {
         self.vote_pause() * 3 / 4
     }
 
-    /// How long a node that heard from a leader, or may have before it was restarted, votes for no other.
-    /// openraft keeps to the longest election timeout, but forgets it when the process ends.
+    /// How long a node that heard from a leader, or may have before it was restarted, votes for no other:
+    /// openraft's lease, which it forgets when the process ends. Nobody campaigns any sooner.
     pub fn vote_pause(&self) -> Duration {
         Duration::from_millis(self.election_timeout_ms_min)
     }
@@ -166,9 +169,12 @@ fn raft_config(config: &ConsensusConfig) -> Result<Arc<Config>, StartError> {
     let raft = Config {
         cluster_name: config.me.cluster_id.clone(),
         heartbeat_interval: timing.heartbeat_interval_ms,
-        election_timeout_min: timing.election_timeout_ms_min,
-        election_timeout_max: timing.election_timeout_ms_max,
-        enable_pre_vote: Some(true),
+        // openraft takes its longest timeout for the lease, and its shortest for how long a vote may take.
+        election_timeout_max: timing.election_timeout_ms_min,
+        election_timeout_min: timing.election_timeout_ms_min - 1,
+        // `campaign` keeps the time, so that an election begins when the lease ends.
+        enable_elect: false,
+        enable_pre_vote: Some(config.raft.pre_vote),
         enable_leader_restore: Some(false),
         allow_log_reversion: Some(false),
         // Without it, a leader that still reaches one node of a connected majority blocks that
@@ -367,6 +373,9 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     );
     let (applied_tx, applied) = watch::channel(0);
     let stages = Arc::new(Stages::new(stores.log.fsync_histogram()));
+    let started = Instant::now();
+    // Who never saved a vote never heard a leader.
+    let free_to_vote = stores.log.vote().map_or(started, |_| started + config.raft.timing.vote_pause());
     let machine = StateMachineAdapter::new(stores.store.clone(), Arc::new(applied_tx), stages.clone());
     let log = LogAdapter::new(stores.log, stages.clone());
     let id = config.me.id;
@@ -386,19 +395,23 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         store: stores.store,
         links,
         contacts,
+        election_clock: ElectionClock::new(),
         applied,
         stages,
         fatal: watch::channel(None).0,
         unsettled: Arc::new(Semaphore::new(UNSETTLED_KIB_MAX as usize)),
         membership_change: tokio::sync::Mutex::new(()),
         timing: config.raft.timing,
-        started: Instant::now(),
+        pre_vote: config.raft.pre_vote,
+        free_to_vote,
+        started,
         runtime,
     });
     tokio::spawn(server::serve(core.clone(), listener));
     tokio::spawn(status::watch_leadership(core.clone()));
     tokio::spawn(status::ping_peers(core.clone()));
     tokio::spawn(core.clone().tend_membership());
+    tokio::spawn(campaign(core.clone(), false));
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);
     Ok((core, reads))
 }

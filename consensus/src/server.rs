@@ -163,13 +163,20 @@ impl Session {
         // The first poll puts the request into openraft's queue, which holds far more than all
         // connections may have under way.
         let first = futures::FutureExt::now_or_never(&mut call);
+        let (core, arrived) = (self.core.clone(), Instant::now());
         self.answer(id, place, async move {
             let result = match first {
                 Some(result) => result,
                 None => call.await,
             };
             match result {
-                Ok(answer) => Response::Append(append_answer(answer)),
+                Ok(answer) => {
+                    // A leader of an earlier term is none.
+                    if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                        core.election_clock.heard(arrived);
+                    }
+                    Response::Append(append_answer(answer))
+                }
                 Err(e) => Response::Refused(e.to_string()),
             }
         });
@@ -200,7 +207,11 @@ async fn answer(core: &Core, request: Request) -> Response {
     match request {
         Request::Vote(call) => {
             wait_to_vote(core, &call).await;
-            vote_answer(core.raft.vote(vote_request(call)).await)
+            let voted = core.raft.vote(vote_request(call)).await;
+            if voted.as_ref().is_ok_and(|answer| answer.vote_granted) {
+                core.election_clock.heard(Instant::now());
+            }
+            vote_answer(voted)
         }
         Request::PreVote(call) => {
             wait_to_vote(core, &call).await;
@@ -245,8 +256,7 @@ async fn answer(core: &Core, request: Request) -> Response {
 /// away ends its lease itself.
 async fn wait_to_vote(core: &Core, call: &VoteCall) {
     if !call.leadership_transfer {
-        let free_to_vote = core.started + core.timing.vote_pause();
-        tokio::time::sleep_until(free_to_vote.into()).await;
+        tokio::time::sleep_until(core.free_to_vote.into()).await;
     }
 }
 

@@ -81,6 +81,7 @@ impl Cluster {
             me,
             raft: RaftOptions {
                 timing: TIMING,
+                pre_vote: true,
                 snapshot_logs_since_last: self.snapshot_logs_since_last,
                 snapshot_logs_to_keep: self.snapshot_logs_since_last / 2,
                 append_entries_max: 512,
