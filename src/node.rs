@@ -5,7 +5,9 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
 use tokio::signal::unix::{signal, SignalKind};
-use vaultdb_actors::boot::{boot, BootError, BootOptions, LogOptions, RaftOptions, StoreOptions, Timing};
+use vaultdb_actors::boot::{
+    boot, BootError, BootOptions, FormOptions, LogOptions, RaftOptions, StoreOptions, Timing,
+};
 use vaultdb_actors::{NodeInfo, Options, System};
 use vaultdb_config::Config;
 use vaultdb_kv::{Limits, MemberAddr};
@@ -201,6 +203,8 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
         name: config.id.clone(),
         addr: MemberAddr { raft: config.advertise_raddr.clone(), http: config.advertise_haddr.clone() },
         join: config.join.clone(),
+        form: (config.bootstrap_expect > 1)
+            .then(|| FormOptions { expect: usize_of(config.bootstrap_expect), peers: config.peers.clone() }),
         raft_listener,
         raft: RaftOptions {
             timing: Timing {

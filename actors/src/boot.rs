@@ -17,7 +17,10 @@ use vaultdb_kv::MemberAddr;
 pub use vaultdb_consensus::{Consensus, RaftOptions, Timing};
 pub use vaultdb_storage::{LogOptions, StoreOptions};
 
+use crate::form::{form, tell_begun, Formed};
 use crate::join::join_cluster;
+
+pub use crate::form::FormOptions;
 
 /// What it takes to start a node.
 #[derive(Debug)]
@@ -27,8 +30,11 @@ pub struct BootOptions {
     pub name: String,
     /// Where others are told to find this node.
     pub addr: MemberAddr,
-    /// HTTP addresses of members; empty lets a new data directory make a cluster of its own.
+    /// HTTP addresses of members; empty lets a new data directory make a cluster of its own, unless it is to
+    /// form one with others.
     pub join: Vec<String>,
+    /// A new data directory forms a cluster with these.
+    pub form: Option<FormOptions>,
     /// The Raft port, bound already.
     pub raft_listener: TcpListener,
     pub raft: RaftOptions,
@@ -77,7 +83,7 @@ impl From<StartError> for BootError {
 /// # Errors
 /// See [`BootError`].
 pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
-    let identity = identity(&options).await?;
+    let (identity, founding) = identity(&options).await?;
     let incomplete = || BootError::Unfit("the identity is incomplete".into());
     let me = identity.member(options.addr).ok_or_else(incomplete)?;
     log::info!("node {} \"{}\" of cluster {}", me.id, me.name, me.cluster_id);
@@ -85,6 +91,8 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
         data_dir: options.data_dir,
         me,
         bootstrap: identity.bootstrap,
+        founders: identity.founders,
+        founding,
         listener: Box::new(TcpAccept::new(options.raft_listener)),
         dialler: Arc::new(Tcp),
         raft: options.raft,
@@ -97,16 +105,17 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
     Ok(started.map_err(|e| BootError::Failed(e.to_string()))??)
 }
 
-/// The identity on disk, completed by making or joining a cluster where it is new.
-async fn identity(options: &BootOptions) -> Result<Identity, BootError> {
+/// The identity on disk, completed by making or joining a cluster where it is new; and whether this node has
+/// just begun a cluster with others.
+async fn identity(options: &BootOptions) -> Result<(Identity, bool), BootError> {
     let dir = options.data_dir.as_deref();
     let mut identity = match dir.map(|dir| Identity::load(dir, &options.name)).transpose()?.flatten() {
-        Some(known) if known.node_id.is_some() => return Ok(known),
+        Some(known) if known.node_id.is_some() => return Ok((known, false)),
         // A restart before joining succeeded: the same instance asks again.
-        Some(asked_before) if !options.join.is_empty() => asked_before,
+        Some(asked_before) if !options.join.is_empty() || options.form.is_some() => asked_before,
         Some(_) => {
             let reason =
-                "the data directory was made to join a cluster and has not joined yet: start it with -join";
+                "the data directory was made to join a cluster and has not joined yet: start it with -join or --bootstrap-expect";
             return Err(BootError::Failed(reason.into()));
         }
         None => {
@@ -121,21 +130,40 @@ async fn identity(options: &BootOptions) -> Result<Identity, BootError> {
             return Err(orphaned(dir, "wal"));
         }
     }
-    if options.join.is_empty() {
+    if let Some(to_form) = &options.form {
+        save(&identity, dir)?;
+        match form(to_form, &identity, &options.addr, &options.raft_listener).await? {
+            Formed::Join => join(&mut identity, &to_form.peers, &options.addr).await,
+            Formed::Begun { plan, proposed } => {
+                if !identity.found(plan.clone()) {
+                    return Err(BootError::Failed("the cluster was formed without this node".into()));
+                }
+                save(&identity, dir)?;
+                if proposed {
+                    tell_begun(&plan, &identity.instance);
+                }
+                return Ok((identity, proposed));
+            }
+        }
+    } else if options.join.is_empty() {
         identity.bootstrap();
     } else {
         save(&identity, dir)?;
-        let request = JoinRequest {
-            name: identity.name.clone(),
-            addr: options.addr.clone(),
-            instance: Some(identity.instance.clone()),
-        };
-        let reply = join_cluster(&options.join, &request).await;
-        identity.cluster_id = Some(reply.cluster_id);
-        identity.node_id = Some(reply.id);
+        join(&mut identity, &options.join, &options.addr).await;
     }
     save(&identity, dir)?;
-    Ok(identity)
+    Ok((identity, false))
+}
+
+async fn join(identity: &mut Identity, members: &[String], addr: &MemberAddr) {
+    let request = JoinRequest {
+        name: identity.name.clone(),
+        addr: addr.clone(),
+        instance: Some(identity.instance.clone()),
+    };
+    let reply = join_cluster(members, &request).await;
+    identity.cluster_id = Some(reply.cluster_id);
+    identity.node_id = Some(reply.id);
 }
 
 fn save(identity: &Identity, dir: Option<&Path>) -> Result<(), BootError> {

@@ -1,7 +1,8 @@
-//! Asking a member, over HTTP, to be let into its cluster.
+//! Asking another node over HTTP: a member to be let into its cluster, any node for its status.
 
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -10,6 +11,8 @@ use vaultdb_consensus::api::JoinRequest;
 
 /// Longest time for one answer: the member may wait for an election meanwhile.
 const ANSWER_MS_MAX: u64 = 10_000;
+/// Longest time for an answer from memory.
+const GET_MS_MAX: u64 = 1_000;
 /// Wait after a round over all addresses failed, in milliseconds: first and longest.
 const BACKOFF_MS: (u64, u64) = (50, 1_000);
 /// Largest answer that is read, in bytes.
@@ -61,10 +64,21 @@ pub async fn join_cluster(members: &[String], request: &JoinRequest) -> Joined {
     }
 }
 
+/// What a node answers from memory, at most [`GET_MS_MAX`] later.
+pub(crate) async fn get<T: DeserializeOwned>(node: &str, path: &str) -> Result<T, String> {
+    let what = format!("GET {path}");
+    let asked = timeout(Duration::from_millis(GET_MS_MAX), exchange(node, &what, &[]));
+    asked.await.unwrap_or_else(|_| Err(format!("no answer within {GET_MS_MAX} ms")))
+}
+
 async fn ask(member: &str, body: &[u8]) -> Result<Joined, String> {
-    let mut stream = TcpStream::connect(member).await.map_err(|e| e.to_string())?;
+    exchange(member, "POST /join", body).await
+}
+
+async fn exchange<T: DeserializeOwned>(node: &str, what: &str, body: &[u8]) -> Result<T, String> {
+    let mut stream = TcpStream::connect(node).await.map_err(|e| e.to_string())?;
     let head = format!(
-        "POST /join HTTP/1.1\r\nHost: {member}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+        "{what} HTTP/1.1\r\nHost: {node}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n",
         body.len()
     );
@@ -78,8 +92,8 @@ async fn ask(member: &str, body: &[u8]) -> Result<Joined, String> {
     parse(&answer)
 }
 
-/// The answer is short and from a member of ours: a head, an empty line and JSON of known length.
-fn parse(answer: &[u8]) -> Result<Joined, String> {
+/// The answer is short and from a node of ours: a head, an empty line and JSON of known length.
+fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, String> {
     let text = String::from_utf8_lossy(answer);
     let (head, body) = text.split_once("\r\n\r\n").ok_or("not an HTTP answer")?;
     let status = head.split(' ').nth(1).unwrap_or_default();
@@ -106,7 +120,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\n\r\n{\"cluster_id\":\"c\"",
             "HTTP/1.1 503 Service Unavailable\r\n\r\n{\"code\":\"no_leader\"}",
         ] {
-            assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
+            assert!(parse::<Joined>(bad.as_bytes()).is_err(), "{bad:?}");
         }
     }
 }

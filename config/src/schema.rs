@@ -28,6 +28,11 @@ pub struct Config {
     /// `:11000` was written for `localhost:11000` and stands here in full. Ignored by a node that
     /// already belongs to a cluster.
     pub join: Vec<String>,
+    /// How many new nodes form a cluster together, this one included; 0: none, see `join`. Ignored by a node
+    /// that already belongs to a cluster.
+    pub bootstrap_expect: u64,
+    /// HTTP addresses of the nodes that form it: all of them, or all but this one. In the form of `join`.
+    pub peers: Vec<String>,
     /// Keep everything in memory: no RocksDB, no log on disk. A restart loses all. For tests.
     pub inmem: bool,
     /// Level of a read that asks for none.
@@ -102,6 +107,8 @@ impl Default for Config {
             advertise_haddr: "localhost:11000".into(),
             advertise_raddr: "localhost:12000".into(),
             join: Vec::new(),
+            bootstrap_expect: 0,
+            peers: Vec::new(),
             inmem: false,
             read_consistency: Consistency::Linearizable,
             read_sharing: true,

@@ -159,6 +159,26 @@ fn join_lists() {
     }
 }
 
+/// Who forms a cluster names exactly the others, or there could be two.
+#[test]
+fn forming_a_cluster() {
+    let form = |expect: &str, peers: &str| {
+        let env = [("VAULTDB_BOOTSTRAP_EXPECT", expect), ("VAULTDB_PEERS", peers)];
+        from_env(&env).map(|config| config.peers)
+    };
+    assert_eq!(form("3", "a:1,:2").unwrap(), ["a:1", "localhost:2"]);
+    assert_eq!(form("3", "a:1,b:1,c:1").unwrap().len(), 3);
+    assert!(from_env(&[("VAULTDB_BOOTSTRAP_EXPECT", "1")]).is_ok());
+    for (expect, peers) in [("3", "a:1"), ("3", "a:1,b:1,c:1,d:1"), ("0", "a:1"), ("16", "a:1"), ("3", "a")] {
+        assert!(form(expect, peers).is_err(), "{expect} {peers}");
+    }
+    let line = form("3", "a:1").unwrap_err().to_string();
+    assert!(line.starts_with("variable VAULTDB_PEERS: 3 nodes are to form a cluster"), "{line}");
+    let join = ("VAULTDB_JOIN", "a:1");
+    let line = from_env(&[join, ("VAULTDB_BOOTSTRAP_EXPECT", "1")]).unwrap_err().to_string();
+    assert!(line.contains("exclude each other"), "{line}");
+}
+
 /// Binding port 0 would give a node an address that nobody knows.
 #[test]
 fn port_zero_is_refused() {

@@ -17,6 +17,7 @@ use vaultdb_storage::StateMachine;
 use crate::api::{Committed, Leader, Leadership, ProposeError};
 use crate::campaign::ElectionClock;
 use crate::contacts::Contacts;
+use crate::formation::Founder;
 use crate::identity::Member;
 use crate::network::{Lane, Links};
 use crate::node::Timing;
@@ -26,6 +27,8 @@ use crate::wire::{Proof, Request, Response};
 
 pub struct Core {
     pub me: Member,
+    /// Who formed the cluster together with this node; empty where it made it alone or joined it.
+    pub founders: Vec<Founder>,
     pub raft: Raft,
     pub store: Arc<StateMachine>,
     pub links: Arc<Links>,

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use vaultdb_kv::{MemberAddr, NodeId};
 
+use crate::formation::{Founder, Plan};
+
 const FILE: &str = "identity.json";
 
 /// This node, once it belongs to a cluster.
@@ -30,8 +32,11 @@ pub struct Identity {
     pub node_id: Option<NodeId>,
     pub name: String,
     pub instance: String,
-    /// This node made the cluster, and forms it alone until others join.
+    /// This node made the cluster, and forms it alone until others join, or with the `founders`.
     pub bootstrap: bool,
+    /// The first voters of a cluster that several nodes formed together, this one among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub founders: Vec<Founder>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +57,7 @@ impl Identity {
             name: name.to_owned(),
             instance: uuid::Uuid::new_v4().to_string(),
             bootstrap: false,
+            founders: Vec::new(),
         }
     }
 
@@ -60,6 +66,18 @@ impl Identity {
         self.cluster_id = Some(uuid::Uuid::new_v4().to_string());
         self.node_id = Some(FIRST_NODE_ID);
         self.bootstrap = true;
+    }
+
+    /// Makes this node one of the first of a cluster that it formed with others. Tells whether the plan
+    /// names this node.
+    pub fn found(&mut self, plan: Plan) -> bool {
+        self.node_id = plan.id_of(&self.instance);
+        self.bootstrap = self.node_id.is_some();
+        if self.bootstrap {
+            self.cluster_id = Some(plan.cluster_id);
+            self.founders = plan.founders;
+        }
+        self.bootstrap
     }
 
     /// This node as a member; `None` until it has joined.

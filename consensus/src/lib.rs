@@ -11,6 +11,8 @@ mod campaign;
 mod codec;
 mod contacts;
 mod core;
+pub mod formation;
+mod founding;
 pub mod identity;
 mod link;
 mod log_store;

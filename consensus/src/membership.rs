@@ -24,7 +24,7 @@ pub const CONTACT_MS_MAX: u64 = 2_000;
 const RETRY_MS: u64 = 25;
 
 /// Whether trying again, perhaps elsewhere, can help.
-enum Attempt<T> {
+pub enum Attempt<T> {
     Done(T),
     /// Certainly not done; leadership may have moved.
     Retry,
@@ -143,20 +143,8 @@ impl Core {
         if let Some(reason) = self.name_is_taken(&membership, request) {
             return Err(AdminError::Conflict { reason });
         }
-        // This node made the cluster, or was registered by whoever did: its own id comes first.
-        let own = JoinRequest {
-            name: self.me.name.clone(),
-            addr: self.me.addr.clone(),
-            instance: Some(self.me.instance.clone()),
-        };
-        match self.register(&own).await? {
-            Attempt::Retry => return Ok(Attempt::Retry),
-            Attempt::Done((id, _)) if id == self.me.id => {}
-            Attempt::Done((id, _)) => {
-                let reason = format!("this node is {}, but its name is registered as {id}", self.me.id);
-                return Err(AdminError::Conflict { reason });
-            }
-        }
+        // The ids of those who made the cluster come first.
+        let Attempt::Done(()) = self.register_founders().await? else { return Ok(Attempt::Retry) };
         let Attempt::Done((id, revision)) = self.register(request).await? else { return Ok(Attempt::Retry) };
         let reply = JoinReply { cluster_id: self.me.cluster_id.clone(), id, revision };
         let node = PeerNode { name: request.name.clone(), addr: request.addr.clone() };
@@ -211,7 +199,7 @@ impl Core {
             .map(|(_, node)| format!("a living member at {} is called \"{}\"", node.addr.raft, node.name))
     }
 
-    async fn register(&self, request: &JoinRequest) -> Result<Attempt<(NodeId, u64)>, AdminError> {
+    pub async fn register(&self, request: &JoinRequest) -> Result<Attempt<(NodeId, u64)>, AdminError> {
         let command = Command::RegisterNode {
             name: request.name.clone(),
             instance: request.instance.clone(),

@@ -23,6 +23,8 @@ use crate::campaign::{campaign, ElectionClock};
 use crate::codec::LogPayload;
 use crate::contacts::Contacts;
 use crate::core::{marked, shared, Core};
+use crate::formation::Founder;
+use crate::founding::register_early;
 use crate::identity::Member;
 use crate::log_store::LogAdapter;
 use crate::network::{Links, Network};
@@ -41,8 +43,13 @@ pub struct ConsensusConfig {
     /// `None` keeps everything in memory.
     pub data_dir: Option<PathBuf>,
     pub me: Member,
-    /// This node made the cluster: if it has no log yet, it begins one with itself as the only voter.
+    /// This node made the cluster: if it has no log yet, it begins one with itself as the only voter, or with
+    /// all of the `founders`.
     pub bootstrap: bool,
+    /// The first voters of a cluster that several nodes formed together, this one among them; else empty.
+    pub founders: Vec<Founder>,
+    /// This node proposed the cluster and has just begun it: it is to lead first, so it does not wait.
+    pub founding: bool,
     pub listener: Box<dyn Accept>,
     pub dialler: Arc<dyn Dial>,
     pub raft: RaftOptions,
@@ -360,6 +367,15 @@ impl Consensus {
     }
 }
 
+/// The same on each founder, so that all of their logs begin with the same entry.
+fn first_voters(me: &Member, founders: &[Founder]) -> BTreeMap<NodeId, PeerNode> {
+    let founder = |f: &Founder| (f.id, PeerNode { name: f.name.clone(), addr: f.addr.clone() });
+    match founders {
+        [] => BTreeMap::from([(me.id, PeerNode { name: me.name.clone(), addr: me.addr.clone() })]),
+        founders => founders.iter().map(founder).collect(),
+    }
+}
+
 async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core>, ReadBarrier), StartError> {
     let raft_config = raft_config(&config)?;
     let runtime = tokio::runtime::Handle::current();
@@ -383,13 +399,15 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         .await
         .map_err(|e| StartError::Raft(e.to_string()))?;
     if config.bootstrap && !raft.is_initialized().await.map_err(|e| StartError::Raft(e.to_string()))? {
-        let me = PeerNode { name: config.me.name.clone(), addr: config.me.addr.clone() };
-        raft.initialize(BTreeMap::from([(id, me)])).await.map_err(|e| StartError::Raft(e.to_string()))?;
+        raft.initialize(first_voters(&config.me, &config.founders))
+            .await
+            .map_err(|e| StartError::Raft(e.to_string()))?;
     }
     let mut listener = config.listener;
     listener.start().map_err(StartError::Thread)?;
     let core = Arc::new(Core {
         me: config.me,
+        founders: config.founders,
         leadership: watch::channel(Arc::new(status::leadership(&raft, id))).0,
         raft,
         store: stores.store,
@@ -411,7 +429,8 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     tokio::spawn(status::watch_leadership(core.clone()));
     tokio::spawn(status::ping_peers(core.clone()));
     tokio::spawn(core.clone().tend_membership());
-    tokio::spawn(campaign(core.clone(), false));
+    tokio::spawn(register_early(core.clone()));
+    tokio::spawn(campaign(core.clone(), config.founding));
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);
     Ok((core, reads))
 }

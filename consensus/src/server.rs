@@ -17,6 +17,7 @@ use tokio_util::codec::FramedRead;
 use vaultdb_storage::SnapshotReceiver;
 
 use crate::core::Core;
+use crate::formation::{FormAnswer, Plan};
 use crate::state_machine::raft_snapshot;
 use crate::transport::{Accept, Connection};
 use crate::types::{log_id, raft_log_id, raft_vote, vote, Entry, RaftVote, TypeConfig};
@@ -64,8 +65,11 @@ async fn connection(core: Arc<Core>, stream: Connection) -> io::Result<()> {
     let mut writer = write;
     let hello = timeout(Duration::from_millis(HELLO_MS_MAX), reader.next()).await;
     let frame = hello.map_err(|_| io::ErrorKind::TimedOut)?.ok_or(io::ErrorKind::UnexpectedEof)??;
-    let (id, Request::Hello(hello)) = wire::parse(frame)? else {
-        return Err(io::Error::other("the first frame is no hello"));
+    let (id, hello) = match wire::parse(frame)? {
+        (id, Request::Hello(hello)) => (id, hello),
+        // Who forms a cluster learns that there is one already.
+        (id, Request::Form(_)) => return wire::send(&mut writer, id, &Response::Form(member(&core))).await,
+        _ => return Err(io::Error::other("the first frame is no hello")),
     };
     if let Some(reason) = refuse(&core, &hello) {
         wire::send(&mut writer, id, &Response::Refused(reason.clone())).await?;
@@ -84,6 +88,11 @@ async fn connection(core: Arc<Core>, stream: Connection) -> io::Result<()> {
         read = session.read_requests(&mut reader) => read,
         written = write_answers(queue, &mut writer) => written,
     }
+}
+
+fn member(core: &Core) -> FormAnswer {
+    let cluster = Plan { cluster_id: core.me.cluster_id.clone(), founders: core.founders.clone() };
+    FormAnswer::Member { cluster, has_leader: core.leadership().leader.is_some() }
 }
 
 /// Why a caller is not spoken with.
@@ -244,6 +253,7 @@ async fn answer(core: &Core, request: Request) -> Response {
         Request::Join { .. } | Request::MoveLeader { .. } => Response::Refused("not the leader".into()),
         Request::Ping => Response::Done,
         Request::Hello(_)
+        | Request::Form(_)
         | Request::Append(_)
         | Request::SnapshotBegin(_)
         | Request::SnapshotChunk(_)

@@ -17,6 +17,7 @@ use vaultdb_storage::{LogId, SnapshotMeta, Vote};
 
 use crate::api::{Committed, JoinReply, JoinRequest, ProposeError};
 use crate::codec::{self, LogPayload};
+use crate::formation::{FormAnswer, FormCall};
 use crate::types::SharedCommand;
 
 /// Largest frame, in bytes. The largest message is an append of one write of the largest size.
@@ -120,6 +121,8 @@ pub enum Request {
         commands: Vec<SharedCommand>,
         deadline_ms: u64,
     },
+    /// From a node without a cluster, in place of a hello.
+    Form(FormCall),
 }
 
 /// How a leader makes sure that it still leads before it names a read index.
@@ -147,6 +150,7 @@ pub enum Response {
     /// Not done, with the reason in words. The request had no effect that its sender relies on.
     Refused(String),
     Accept(Vec<Result<LogId, ProposeError>>),
+    Form(FormAnswer),
 }
 
 pub type Reader = FramedRead<Box<dyn AsyncRead + Send + Unpin>, LengthDelimitedCodec>;

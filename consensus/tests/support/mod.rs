@@ -76,6 +76,8 @@ impl Cluster {
         let config = ConsensusConfig {
             data_dir: None,
             bootstrap: identity.bootstrap,
+            founders: identity.founders.clone(),
+            founding: false,
             listener: self.pipes.listen(&me.addr.raft),
             dialler: self.pipes.dialler(&me.addr.raft),
             me,
