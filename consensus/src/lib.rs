@@ -28,6 +28,7 @@ mod suite_tests;
 mod tending;
 pub mod transport;
 mod types;
+mod watchdog;
 mod wire;
 
 pub use node::{create_log, wal_dir, Consensus, ConsensusConfig, RaftOptions, StartError, Timing};

@@ -16,6 +16,7 @@ use vaultdb_kv::{AdminError, ApplyResult, Command, NodeId};
 use crate::api::{JoinReply, JoinRequest, Leader, ProposeError};
 use crate::core::{shared, Core};
 use crate::types::{PeerNode, StoredMembership, TypeConfig};
+use crate::watchdog::see_through;
 use crate::wire::{Request, Response};
 
 /// A member that was heard of within this time is alive.
@@ -278,6 +279,8 @@ impl Core {
         if self.raft.trigger().transfer_leader(target).await.is_err() {
             return Err(AdminError::Unavailable);
         }
+        let patience = Duration::from_millis(self.timing.election_timeout_ms_max);
+        self.runtime.spawn(see_through(self.raft.clone(), self.leadership.subscribe(), patience));
         let moved = leadership.wait_for(|l| l.leader.as_ref().is_some_and(|leader| leader.id == target));
         let outcome = timeout_at(deadline.into(), moved).await.map(|moved| moved.is_ok());
         match outcome {

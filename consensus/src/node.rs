@@ -32,6 +32,7 @@ use crate::stages::Stages;
 use crate::state_machine::StateMachineAdapter;
 use crate::transport::{Accept, Dial};
 use crate::types::{PeerNode, Raft};
+use crate::watchdog::watch_disk;
 use crate::wire::{Request, Response};
 use crate::{server, status};
 
@@ -394,6 +395,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     let free_to_vote = stores.log.vote().map_or(started, |_| started + config.raft.timing.vote_pause());
     let machine = StateMachineAdapter::new(stores.store.clone(), Arc::new(applied_tx), stages.clone());
     let log = LogAdapter::new(stores.log, stages.clone());
+    let log_progress = log.progress();
     let id = config.me.id;
     let raft = Raft::new(id, raft_config, Network(links.clone()), log, machine)
         .await
@@ -429,6 +431,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     tokio::spawn(status::watch_leadership(core.clone()));
     tokio::spawn(status::ping_peers(core.clone()));
     tokio::spawn(core.clone().tend_membership());
+    tokio::spawn(watch_disk(core.clone(), log_progress));
     tokio::spawn(register_early(core.clone()));
     tokio::spawn(campaign(core.clone(), config.founding));
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);
