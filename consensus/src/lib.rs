@@ -19,6 +19,7 @@ mod log_store;
 mod membership;
 mod network;
 mod node;
+mod pace;
 mod server;
 pub mod stages;
 mod state_machine;

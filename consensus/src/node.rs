@@ -28,6 +28,7 @@ use crate::founding::register_early;
 use crate::identity::Member;
 use crate::log_store::LogAdapter;
 use crate::network::{Links, Network};
+use crate::pace::watch_pace;
 use crate::stages::Stages;
 use crate::state_machine::StateMachineAdapter;
 use crate::transport::{Accept, Dial};
@@ -381,15 +382,16 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     let raft_config = raft_config(&config)?;
     let runtime = tokio::runtime::Handle::current();
     let contacts = Arc::new(Contacts::default());
+    let (applied_tx, applied) = watch::channel(0);
+    let stages = Arc::new(Stages::new(stores.log.fsync_histogram()));
     let links = Links::new(
         config.me.cluster_id.clone(),
         config.me.id,
         contacts.clone(),
+        stages.round_trips.clone(),
         config.dialler,
         runtime.clone(),
     );
-    let (applied_tx, applied) = watch::channel(0);
-    let stages = Arc::new(Stages::new(stores.log.fsync_histogram()));
     let started = Instant::now();
     // Who never saved a vote never heard a leader.
     let free_to_vote = stores.log.vote().map_or(started, |_| started + config.raft.timing.vote_pause());
@@ -432,6 +434,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     tokio::spawn(status::ping_peers(core.clone()));
     tokio::spawn(core.clone().tend_membership());
     tokio::spawn(watch_disk(core.clone(), log_progress));
+    tokio::spawn(watch_pace(core.clone()));
     tokio::spawn(register_early(core.clone()));
     tokio::spawn(campaign(core.clone(), config.founding));
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);
