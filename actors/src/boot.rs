@@ -11,7 +11,7 @@ use std::sync::Arc;
 use vaultdb_consensus::api::JoinRequest;
 use vaultdb_consensus::identity::{Identity, IdentityError};
 use vaultdb_consensus::transport::{Tcp, TcpAccept};
-use vaultdb_consensus::{create_log, ConsensusConfig, StartError};
+use vaultdb_consensus::{create_log, ConsensusConfig, StartError, Stores};
 use vaultdb_kv::MemberAddr;
 
 pub use vaultdb_consensus::{Consensus, RaftOptions, Timing};
@@ -83,7 +83,7 @@ impl From<StartError> for BootError {
 /// # Errors
 /// See [`BootError`].
 pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
-    let (identity, founding) = identity(&options).await?;
+    let Origin { identity, founding, stores } = identity(&options).await?;
     let incomplete = || BootError::Unfit("the identity is incomplete".into());
     let me = identity.member(options.addr).ok_or_else(incomplete)?;
     log::info!("node {} \"{}\" of cluster {}", me.id, me.name, me.cluster_id);
@@ -98,6 +98,7 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
         raft: options.raft,
         store: options.store,
         log: options.log,
+        stores,
         share_reads: options.share_reads,
     };
     // Opening the stores reads the disk and replays the log's files.
@@ -105,12 +106,26 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
     Ok(started.map_err(|e| BootError::Failed(e.to_string()))??)
 }
 
-/// The identity on disk, completed by making or joining a cluster where it is new; and whether this node has
-/// just begun a cluster with others.
-async fn identity(options: &BootOptions) -> Result<(Identity, bool), BootError> {
+/// What a node starts consensus from.
+struct Origin {
+    identity: Identity,
+    /// It has just begun a cluster with others.
+    founding: bool,
+    /// Opened while it waited for the others.
+    stores: Option<Stores>,
+}
+
+impl From<Identity> for Origin {
+    fn from(identity: Identity) -> Self {
+        Origin { identity, founding: false, stores: None }
+    }
+}
+
+/// The identity on disk, completed by making or joining a cluster where it is new.
+async fn identity(options: &BootOptions) -> Result<Origin, BootError> {
     let dir = options.data_dir.as_deref();
     let mut identity = match dir.map(|dir| Identity::load(dir, &options.name)).transpose()?.flatten() {
-        Some(known) if known.node_id.is_some() => return Ok((known, false)),
+        Some(known) if known.node_id.is_some() => return Ok(known.into()),
         // A restart before joining succeeded: the same instance asks again.
         Some(asked_before) if !options.join.is_empty() || options.form.is_some() => asked_before,
         Some(_) => {
@@ -132,27 +147,46 @@ async fn identity(options: &BootOptions) -> Result<(Identity, bool), BootError> 
     }
     if let Some(to_form) = &options.form {
         save(&identity, dir)?;
-        match form(to_form, &identity, &options.addr, &options.raft_listener).await? {
-            Formed::Join => join(&mut identity, &to_form.peers, &options.addr).await,
-            Formed::Begun { plan, proposed } => {
-                if !identity.found(plan.clone()) {
-                    return Err(BootError::Failed("the cluster was formed without this node".into()));
-                }
-                save(&identity, dir)?;
-                if proposed {
-                    tell_begun(&plan, &identity.instance);
-                }
-                return Ok((identity, proposed));
-            }
-        }
-    } else if options.join.is_empty() {
+        return form_cluster(options, to_form, identity).await;
+    }
+    if options.join.is_empty() {
         identity.bootstrap();
     } else {
         save(&identity, dir)?;
         join(&mut identity, &options.join, &options.addr).await;
     }
     save(&identity, dir)?;
-    Ok((identity, false))
+    Ok(identity.into())
+}
+
+/// Forms a cluster with others, or joins the one that there is.
+async fn form_cluster(
+    options: &BootOptions,
+    to_form: &FormOptions,
+    mut identity: Identity,
+) -> Result<Origin, BootError> {
+    let (dir, store, log) = (options.data_dir.clone(), options.store.clone(), options.log.clone());
+    let opening = tokio::task::spawn_blocking(move || Stores::open(dir.as_deref(), store, log));
+    let formed = form(to_form, &identity, &options.addr, &options.raft_listener).await?;
+    let founding = match formed {
+        Formed::Join => {
+            join(&mut identity, &to_form.peers, &options.addr).await;
+            save(&identity, options.data_dir.as_deref())?;
+            false
+        }
+        Formed::Begun { plan, proposed } => {
+            if !identity.found(plan.clone()) {
+                return Err(BootError::Failed("the cluster was formed without this node".into()));
+            }
+            save(&identity, options.data_dir.as_deref())?;
+            if proposed {
+                tell_begun(&plan, &identity.instance);
+            }
+            proposed
+        }
+    };
+    let stores = opening.await.map_err(|e| BootError::Failed(e.to_string()))??;
+    Ok(Origin { identity, founding, stores: Some(stores) })
 }
 
 async fn join(identity: &mut Identity, members: &[String], addr: &MemberAddr) {

@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::node::Timing;
 
 /// Pause between the campaigns of a node that founds a cluster and waits for the others to listen.
-const FOUNDING_RETRY: Duration = Duration::from_millis(20);
+const FOUNDING_RETRY: Duration = Duration::from_millis(50);
 
 /// Since when this node has no reason to think that somebody leads.
 #[derive(Debug)]

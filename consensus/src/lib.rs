@@ -32,4 +32,4 @@ mod types;
 mod watchdog;
 mod wire;
 
-pub use node::{create_log, wal_dir, Consensus, ConsensusConfig, RaftOptions, StartError, Timing};
+pub use node::{create_log, wal_dir, Consensus, ConsensusConfig, RaftOptions, StartError, Stores, Timing};

@@ -57,6 +57,8 @@ pub struct ConsensusConfig {
     pub raft: RaftOptions,
     pub store: StoreOptions,
     pub log: LogOptions,
+    /// Opened ahead, by [`Stores::open`] of the same directory and options; else `start` opens them.
+    pub stores: Option<Stores>,
     /// Off, each read pays a round of its own: what sharing is measured against.
     pub share_reads: bool,
 }
@@ -120,7 +122,9 @@ pub struct Consensus {
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-struct Stores {
+/// The log and the state machine of a node, open. Opening them reads the disk and replays the log's files, which a node
+/// that waits for others may do meanwhile.
+pub struct Stores {
     log: Arc<dyn LogStore<LogPayload>>,
     store: Arc<StateMachine>,
 }
@@ -140,20 +144,26 @@ pub fn create_log(data_dir: &Path, options: LogOptions) -> Result<bool, StorageE
     Ok(log.bounds().last.is_none() && log.vote().is_none())
 }
 
-fn open_stores(config: &ConsensusConfig) -> Result<Stores, StartError> {
-    let Some(dir) = &config.data_dir else {
-        let log: Arc<dyn LogStore<LogPayload>> = Arc::new(MemLog::new());
-        return Ok(Stores { log, store: Arc::new(StateMachine::in_memory(config.store.clone())) });
-    };
-    let wal = wal_dir(dir);
-    let has_files = std::fs::read_dir(&wal).is_ok_and(|mut files| files.next().is_some());
-    if !has_files {
-        return Err(StartError::LogMissing(wal));
+impl Stores {
+    /// `data_dir`: `None` keeps everything in memory.
+    ///
+    /// # Errors
+    /// [`StartError::LogMissing`], and what the stores fail with.
+    pub fn open(data_dir: Option<&Path>, store: StoreOptions, log: LogOptions) -> Result<Stores, StartError> {
+        let Some(dir) = data_dir else {
+            let log: Arc<dyn LogStore<LogPayload>> = Arc::new(MemLog::new());
+            return Ok(Stores { log, store: Arc::new(StateMachine::in_memory(store)) });
+        };
+        let wal = wal_dir(dir);
+        let has_files = std::fs::read_dir(&wal).is_ok_and(|mut files| files.next().is_some());
+        if !has_files {
+            return Err(StartError::LogMissing(wal));
+        }
+        let log: Arc<dyn LogStore<LogPayload>> = Arc::new(DiskLog::open(&wal, log)?);
+        let store = Arc::new(StateMachine::open(dir, store)?);
+        renew_snapshot(&*log, &store)?;
+        Ok(Stores { log, store })
     }
-    let log: Arc<dyn LogStore<LogPayload>> = Arc::new(DiskLog::open(&wal, config.log.clone())?);
-    let store = Arc::new(StateMachine::open(dir, config.store.clone())?);
-    renew_snapshot(&*log, &store)?;
-    Ok(Stores { log, store })
 }
 
 /// Makes sure that a snapshot reaches as far as the log is, or is about to be, purged.
@@ -203,8 +213,11 @@ impl Consensus {
     ///
     /// # Errors
     /// See [`StartError`]. Nothing keeps running after one.
-    pub fn start(config: ConsensusConfig) -> Result<Consensus, StartError> {
-        let stores = open_stores(&config)?;
+    pub fn start(mut config: ConsensusConfig) -> Result<Consensus, StartError> {
+        let stores = match config.stores.take() {
+            Some(stores) => stores,
+            None => Stores::open(config.data_dir.as_deref(), config.store.clone(), config.log.clone())?,
+        };
         let (started, result) = std::sync::mpsc::sync_channel(1);
         let (stop, stopping) = watch::channel(false);
         let stop = Arc::new(stop);

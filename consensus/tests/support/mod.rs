@@ -90,6 +90,7 @@ impl Cluster {
             },
             store: Default::default(),
             log: Default::default(),
+            stores: None,
             share_reads: true,
         };
         self.nodes.push(Consensus::start(config).unwrap());
