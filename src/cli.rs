@@ -75,6 +75,7 @@ flags, VAULTDB_* variables, file, default.
 Examples:
   vaultdb -id node0 ~/node0
   vaultdb -id node1 -haddr localhost:11001 -raddr localhost:12001 -join :11000 ~/node1
+  vaultdb -id a -haddr a:11000 -raddr a:12000 --bootstrap-expect 3 --peers a:11000,b:11000,c:11000 /data
 
 Exit codes: 0 clean stop, 2 usage or configuration, 70 the node found itself unfit and must be
 restarted by what runs it, 1 anything else.";
@@ -104,6 +105,12 @@ pub struct RunArgs {
     /// Remove members that were silent for this long, such as 10m; 0 never does [default: 0]
     #[arg(long, value_name = "DURATION")]
     dead_member_timeout: Option<OsString>,
+    /// How many new nodes, this one included, form a cluster together; each is given --peers
+    #[arg(long, value_name = "N")]
+    bootstrap_expect: Option<OsString>,
+    /// HTTP addresses of the nodes that form it, this one included or not
+    #[arg(long, value_name = "ADDR[,ADDR...]")]
+    peers: Vec<OsString>,
     /// Keep everything in memory (testing)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     inmem: Option<OsString>,
@@ -188,15 +195,17 @@ pub fn config_of(run: RunArgs, env: Vec<(OsString, OsString)>) -> Result<Config,
         (None, Some(path)) => Some(read_file("variable VAULTDB_CONFIG", path)?),
         (None, None) => None,
     };
-    let join = (!run.join.is_empty()).then(|| run.join.join(OsStr::new(",")));
+    let list = |given: &[OsString]| (!given.is_empty()).then(|| given.join(OsStr::new(",")));
     let given = [
         ("data_dir", "argument <data-dir>", run.data_dir),
         ("id", "flag --id", run.id),
         ("haddr", "flag --haddr", run.haddr),
         ("raddr", "flag --raddr", run.raddr),
-        ("join", "flag --join", join),
+        ("join", "flag --join", list(&run.join)),
         ("learner", "flag --learner", run.learner),
         ("dead_member_timeout_ms", "flag --dead-member-timeout", run.dead_member_timeout),
+        ("bootstrap_expect", "flag --bootstrap-expect", run.bootstrap_expect),
+        ("peers", "flag --peers", list(&run.peers)),
         ("inmem", "flag --inmem", run.inmem),
         ("advertise_haddr", "flag --advertise-haddr", run.advertise_haddr),
         ("advertise_raddr", "flag --advertise-raddr", run.advertise_raddr),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{signal, SignalKind};
 use vaultdb_actors::boot::{
-    boot, Autopilot, BootError, BootOptions, LogOptions, RaftOptions, StoreOptions, Timing,
+    boot, Autopilot, BootError, BootOptions, FormOptions, LogOptions, RaftOptions, StoreOptions, Timing,
 };
 use vaultdb_actors::{NodeInfo, Options, System};
 use vaultdb_config::Config;
@@ -222,6 +222,8 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
         addr: MemberAddr { raft: config.advertise_raddr.clone(), http: config.advertise_haddr.clone() },
         join: config.join.clone(),
         learner: config.learner,
+        form: (config.bootstrap_expect > 1)
+            .then(|| FormOptions { expect: usize_of(config.bootstrap_expect), peers: config.peers.clone() }),
         raft_listener,
         raft: RaftOptions {
             timing: Timing {
@@ -229,6 +231,7 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
                 election_timeout_ms_min: config.election_timeout_ms_min,
                 election_timeout_ms_max: config.election_timeout_ms_max,
             },
+            pre_vote: config.pre_vote,
             snapshot_logs_since_last: config.snapshot_logs_since_last,
             snapshot_bytes_since_last: config.snapshot_bytes_since_last,
             snapshot_logs_to_keep: config.snapshot_logs_to_keep,

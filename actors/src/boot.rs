@@ -12,15 +12,18 @@ use vaultdb_consensus::api::JoinRequest;
 use vaultdb_consensus::identity::{Identity, IdentityError};
 use vaultdb_consensus::offline::OfflineError;
 use vaultdb_consensus::transport::{Tcp, TcpAccept};
-use vaultdb_consensus::{create_log, ConsensusConfig, StartError};
+use vaultdb_consensus::{create_log, ConsensusConfig, StartError, Stores};
 use vaultdb_kv::MemberAddr;
 
 pub use vaultdb_consensus::{Autopilot, Consensus, RaftOptions, Timing};
 use vaultdb_storage::StorageError;
 pub use vaultdb_storage::{LogOptions, StoreOptions};
 
+use crate::form::{form, tell_begun, Formed};
 use crate::join::join_cluster;
 use crate::peers::find_peers;
+
+pub use crate::form::FormOptions;
 
 /// What it takes to start a node.
 #[derive(Debug)]
@@ -30,9 +33,11 @@ pub struct BootOptions {
     pub name: String,
     /// Where others are told to find this node.
     pub addr: MemberAddr,
-    /// HTTP addresses of members; empty lets a new data directory make a cluster of its own. A node that is a
-    /// member already looks there for peers that it has lost.
+    /// HTTP addresses of members; empty lets a new data directory make a cluster of its own, unless it is to
+    /// form one with others. A node that is a member already looks there for peers that it has lost.
     pub join: Vec<String>,
+    /// A new data directory forms a cluster with these.
+    pub form: Option<FormOptions>,
     /// A node that joins is to stay a learner.
     pub learner: bool,
     /// The Raft port, bound already.
@@ -96,7 +101,7 @@ impl From<OfflineError> for BootError {
 /// # Errors
 /// See [`BootError`].
 pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
-    let identity = identity(&options).await?;
+    let Origin { identity, founding, stores } = identity(&options).await?;
     let incomplete = || BootError::Unfit("the identity is incomplete".into());
     let me = identity.member(options.addr).ok_or_else(incomplete)?;
     log::info!("node {} \"{}\" of cluster {}", me.id, me.name, me.cluster_id);
@@ -104,11 +109,14 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
         data_dir: options.data_dir,
         me,
         bootstrap: identity.bootstrap,
+        founders: identity.founders,
+        founding,
         listener: Box::new(TcpAccept::new(options.raft_listener)),
         dialler: Arc::new(Tcp),
         raft: options.raft,
         store: options.store,
         log: options.log,
+        stores,
         share_reads: options.share_reads,
     };
     // Opening the stores reads the disk and replays the log's files.
@@ -120,8 +128,23 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
     Ok(consensus)
 }
 
+/// What a node starts consensus from.
+struct Origin {
+    identity: Identity,
+    /// It has just begun a cluster with others.
+    founding: bool,
+    /// Opened while it waited for the others.
+    stores: Option<Stores>,
+}
+
+impl From<Identity> for Origin {
+    fn from(identity: Identity) -> Self {
+        Origin { identity, founding: false, stores: None }
+    }
+}
+
 /// The identity on disk, completed by making or joining a cluster where it is new.
-async fn identity(options: &BootOptions) -> Result<Identity, BootError> {
+async fn identity(options: &BootOptions) -> Result<Origin, BootError> {
     let dir = options.data_dir.as_deref();
     let mut identity = match dir.map(|dir| Identity::load(dir, &options.name)).transpose()?.flatten() {
         Some(known) if known.recovering_from.is_some() => {
@@ -129,12 +152,12 @@ async fn identity(options: &BootOptions) -> Result<Identity, BootError> {
                           command vaultdb recover again";
             return Err(BootError::Failed(reason.into()));
         }
-        Some(known) if known.node_id.is_some() => return Ok(known),
+        Some(known) if known.node_id.is_some() => return Ok(known.into()),
         // A restart before joining succeeded: the same instance asks again.
-        Some(asked_before) if !options.join.is_empty() => asked_before,
+        Some(asked_before) if !options.join.is_empty() || options.form.is_some() => asked_before,
         Some(_) => {
             let reason =
-                "the data directory was made to join a cluster and has not joined yet: start it with -join";
+                "the data directory was made to join a cluster and has not joined yet: start it with -join or --bootstrap-expect";
             return Err(BootError::Failed(reason.into()));
         }
         None => {
@@ -149,22 +172,60 @@ async fn identity(options: &BootOptions) -> Result<Identity, BootError> {
             return Err(orphaned(dir, "wal"));
         }
     }
+    if let Some(to_form) = &options.form {
+        save(&identity, dir)?;
+        return form_cluster(options, to_form, identity).await;
+    }
     if options.join.is_empty() {
         identity.bootstrap();
     } else {
         save(&identity, dir)?;
-        let request = JoinRequest {
-            name: identity.name.clone(),
-            addr: options.addr.clone(),
-            instance: Some(identity.instance.clone()),
-            stays_learner: options.learner,
-        };
-        let reply = join_cluster(&options.join, &request).await;
-        identity.cluster_id = Some(reply.cluster_id);
-        identity.node_id = Some(reply.id);
+        join(&mut identity, &options.join, options).await;
     }
     save(&identity, dir)?;
-    Ok(identity)
+    Ok(identity.into())
+}
+
+/// Forms a cluster with others, or joins the one that there is.
+async fn form_cluster(
+    options: &BootOptions,
+    to_form: &FormOptions,
+    mut identity: Identity,
+) -> Result<Origin, BootError> {
+    let (dir, store, log) = (options.data_dir.clone(), options.store.clone(), options.log.clone());
+    let opening = tokio::task::spawn_blocking(move || Stores::open(dir.as_deref(), store, log));
+    let formed = form(to_form, &identity, &options.addr, &options.raft_listener).await?;
+    let founding = match formed {
+        Formed::Join => {
+            join(&mut identity, &to_form.peers, options).await;
+            save(&identity, options.data_dir.as_deref())?;
+            false
+        }
+        Formed::Begun { plan, proposed } => {
+            if !identity.found(plan.clone()) {
+                return Err(BootError::Failed("the cluster was formed without this node".into()));
+            }
+            save(&identity, options.data_dir.as_deref())?;
+            if proposed {
+                tell_begun(&plan, &identity.instance);
+            }
+            proposed
+        }
+    };
+    let stores = opening.await.map_err(|e| BootError::Failed(e.to_string()))??;
+    Ok(Origin { identity, founding, stores: Some(stores) })
+}
+
+async fn join(identity: &mut Identity, members: &[String], options: &BootOptions) {
+    let request = JoinRequest {
+        name: identity.name.clone(),
+        addr: options.addr.clone(),
+        instance: Some(identity.instance.clone()),
+        stays_learner: options.learner,
+    };
+    let reply = join_cluster(members, &request).await;
+    identity.cluster_id = Some(reply.cluster_id);
+    identity.node_id = Some(reply.id);
 }
 
 fn save(identity: &Identity, dir: Option<&Path>) -> Result<(), BootError> {

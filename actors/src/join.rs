@@ -1,4 +1,4 @@
-//! Asking a member, over HTTP, to be let into its cluster.
+//! Asking another node over HTTP: a member to be let into its cluster, any node for its status.
 
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use vaultdb_consensus::api::JoinRequest;
 
 /// Longest time for one answer: the member may wait for an election meanwhile.
 const ANSWER_MS_MAX: u64 = 10_000;
+/// Longest time for an answer from memory.
+const GET_MS_MAX: u64 = 1_000;
 /// Wait after a round over all addresses failed, in milliseconds: first and longest.
 const BACKOFF_MS: (u64, u64) = (50, 1_000);
 /// Largest answer that is read, in bytes.
@@ -62,6 +64,14 @@ pub async fn join_cluster(members: &[String], request: &JoinRequest) -> Joined {
         sleep(Duration::from_millis(wait_ms)).await;
         wait_ms = (wait_ms * 2).min(longest_ms);
     }
+}
+
+/// What a node answers from memory, at most [`GET_MS_MAX`] later.
+pub(crate) async fn get<T: DeserializeOwned>(node: &str, path: &str) -> Result<T, String> {
+    let what = format!("GET {path}");
+    let asked = timeout(Duration::from_millis(GET_MS_MAX), exchange(node, &what, &[]));
+    let answer = asked.await.map_err(|_| format!("no answer within {GET_MS_MAX} ms"))?;
+    parse(&answer?)
 }
 
 async fn ask(member: &str, body: &[u8]) -> Result<Joined, String> {

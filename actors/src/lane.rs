@@ -49,9 +49,12 @@ pub(crate) async fn run(guard: LaneGuard) {
             }
         };
         if refused {
-            // Either ending of the wait leads to another look.
-            let _ = timeout(backoff, changed).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+            // Either ending of the wait leads to another look. A new leader may refuse until a quorum follows it,
+            // which is a matter of milliseconds.
+            backoff = match timeout(backoff, changed).await {
+                Ok(()) => BACKOFF_FIRST,
+                Err(_) => (backoff * 2).min(BACKOFF_MAX),
+            };
             queue.sweep(Instant::now());
         } else {
             backoff = BACKOFF_FIRST;

@@ -8,6 +8,7 @@ pub mod boot;
 mod component;
 mod dispatcher;
 mod events;
+mod form;
 mod gate;
 mod handles;
 mod health;

@@ -68,6 +68,15 @@ pub enum ConfigError {
         election_timeout_ms_max: u64,
         factor: u64,
     },
+    /// Who forms a cluster must know of all others, or there could be two.
+    #[error(
+        "{place}: {expect} nodes are to form a cluster, so peers must be the HTTP addresses of all of them or \
+         of the {} others, not {peers} addresses", expect.saturating_sub(1)
+    )]
+    Peers { place: Place, expect: u64, peers: usize },
+    /// A node either joins a cluster or forms one.
+    #[error("{place}: join and bootstrap_expect exclude each other: a node joins a cluster or forms one")]
+    JoinAndForm { place: Place },
     /// Both servers cannot bind one address.
     #[error("{place}: \"{address}\" is the address of the HTTP server already")]
     SameAddress { place: Place, address: String },

@@ -31,6 +31,11 @@ pub struct Config {
     /// A node that joins stays a learner until an operator promotes it: it holds the data and answers
     /// reads, and no quorum waits for it. Matters only while the node joins.
     pub learner: bool,
+    /// How many new nodes form a cluster together, this one included; 0: none, see `join`. Ignored by a node
+    /// that already belongs to a cluster.
+    pub bootstrap_expect: u64,
+    /// HTTP addresses of the nodes that form it: all of them, or all but this one. In the form of `join`.
+    pub peers: Vec<String>,
     /// Keep everything in memory: no RocksDB, no log on disk. A restart loses all. For tests.
     pub inmem: bool,
     /// Level of a read that asks for none.
@@ -47,13 +52,18 @@ pub struct Config {
     /// Shortest wait for leader contact before a follower campaigns, in milliseconds.
     ///
     /// Drawn uniformly from `min..max` at each reset (Ongaro and Ousterhout 2014, §5.2). At least
-    /// 5 × `heartbeat_interval_ms`, so that a few lost heartbeats do not start an election.
+    /// 5 × `heartbeat_interval_ms`, so that a few lost heartbeats do not start an election. Also how long a
+    /// node that heard a leader votes for no other. How to choose it: docs/operations.md.
     pub election_timeout_ms_min: u64,
     /// Longest wait for leader contact before a follower campaigns, in milliseconds. Greater than
-    /// `election_timeout_ms_min`. A failover takes about this plus one draw from the range.
+    /// `election_timeout_ms_min`. A failover takes one draw from the range, the shortest of all nodes, and the
+    /// time of the votes.
     pub election_timeout_ms_max: u64,
     /// Time between two heartbeats of a leader, in milliseconds.
     pub heartbeat_interval_ms: u64,
+    /// Whether a node that hears no leader first asks whether it would be elected, and raises the term only
+    /// then. Off only for measuring what that gains.
+    pub pre_vote: bool,
     /// Most log entries in one message to a peer.
     pub append_entries_max: u64,
     /// A snapshot is built once this many log entries were applied since the last.
@@ -120,14 +130,17 @@ impl Default for Config {
             advertise_raddr: "localhost:12000".into(),
             join: Vec::new(),
             learner: false,
+            bootstrap_expect: 0,
+            peers: Vec::new(),
             inmem: false,
             read_consistency: Consistency::Linearizable,
             read_sharing: true,
             enable_fault_injection: false,
             log: "info".into(),
-            election_timeout_ms_min: 300,
-            election_timeout_ms_max: 600,
-            heartbeat_interval_ms: 60,
+            election_timeout_ms_min: 250,
+            election_timeout_ms_max: 400,
+            heartbeat_interval_ms: 50,
+            pre_vote: true,
             append_entries_max: 512,
             snapshot_logs_since_last: 100_000,
             snapshot_bytes_since_last: 256 * MIB,

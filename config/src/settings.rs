@@ -13,6 +13,8 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 
+/// Most voters of a new cluster: more make writes slower and hardly safer.
+const BOOTSTRAP_EXPECT_MAX: u64 = 15;
 /// Longest of the timeouts that have no reason for a limit of their own.
 const MINUTE_MS: u64 = 60_000;
 /// Values travel whole in a message between nodes, and a large one holds up the heartbeats behind it.
@@ -69,6 +71,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     row!(advertise_raddr, raw => address(raw.text()?)?),
     row!(join, raw => raw.list()?.iter().map(|text| join_address(text)).collect::<Result<_, _>>()?),
     row!(learner, raw => raw.boolean()?),
+    within!(number, bootstrap_expect, 0..=BOOTSTRAP_EXPECT_MAX),
+    row!(peers, raw => raw.list()?.iter().map(|text| join_address(text)).collect::<Result<_, _>>()?),
     row!(inmem, raw => raw.boolean()?),
     row!(read_consistency, raw => consistency(raw.text()?)?),
     row!(read_sharing, raw => raw.boolean()?),
@@ -77,6 +81,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     within!(number, election_timeout_ms_min, 10..=MINUTE_MS),
     within!(number, election_timeout_ms_max, 20..=2 * MINUTE_MS),
     within!(number, heartbeat_interval_ms, 1..=MINUTE_MS),
+    row!(pre_vote, raw => raw.boolean()?),
     within!(number, append_entries_max, 1..=65_536),
     within!(number, snapshot_logs_since_last, 1..=1_000_000_000),
     within!(bytes, snapshot_bytes_since_last, 64 * KIB..=1024 * GIB),

@@ -71,7 +71,7 @@ fn precedence() {
     assert_eq!(config.haddr, "flag:1");
     assert_eq!(config.raddr, "e:2");
     assert_eq!(config.http_workers, 3);
-    assert_eq!(config.heartbeat_interval_ms, 60);
+    assert_eq!(config.heartbeat_interval_ms, 50);
 }
 
 /// What is advertised follows what is bound, unless it is said.
@@ -159,6 +159,26 @@ fn join_lists() {
     }
 }
 
+/// Who forms a cluster names exactly the others, or there could be two.
+#[test]
+fn forming_a_cluster() {
+    let form = |expect: &str, peers: &str| {
+        let env = [("VAULTDB_BOOTSTRAP_EXPECT", expect), ("VAULTDB_PEERS", peers)];
+        from_env(&env).map(|config| config.peers)
+    };
+    assert_eq!(form("3", "a:1,:2").unwrap(), ["a:1", "localhost:2"]);
+    assert_eq!(form("3", "a:1,b:1,c:1").unwrap().len(), 3);
+    assert!(from_env(&[("VAULTDB_BOOTSTRAP_EXPECT", "1")]).is_ok());
+    for (expect, peers) in [("3", "a:1"), ("3", "a:1,b:1,c:1,d:1"), ("0", "a:1"), ("16", "a:1"), ("3", "a")] {
+        assert!(form(expect, peers).is_err(), "{expect} {peers}");
+    }
+    let line = form("3", "a:1").unwrap_err().to_string();
+    assert!(line.starts_with("variable VAULTDB_PEERS: 3 nodes are to form a cluster"), "{line}");
+    let join = ("VAULTDB_JOIN", "a:1");
+    let line = from_env(&[join, ("VAULTDB_BOOTSTRAP_EXPECT", "1")]).unwrap_err().to_string();
+    assert!(line.contains("exclude each other"), "{line}");
+}
+
 /// Binding port 0 would give a node an address that nobody knows.
 #[test]
 fn port_zero_is_refused() {
@@ -179,16 +199,16 @@ fn required_settings() {
 /// The rules between settings name the setting, the value and where it was set.
 #[test]
 fn rules_between_settings() {
-    let line = from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MIN", "299")]).unwrap_err().to_string();
+    let line = from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MIN", "249")]).unwrap_err().to_string();
     assert_eq!(
         line,
-        "variable VAULTDB_ELECTION_TIMEOUT_MS_MIN: 299 is less than 5 times heartbeat_interval_ms, which is 60"
+        "variable VAULTDB_ELECTION_TIMEOUT_MS_MIN: 249 is less than 5 times heartbeat_interval_ms, which is 60"
     );
-    let line = from_env(&[("VAULTDB_HEARTBEAT_INTERVAL_MS", "61")]).unwrap_err().to_string();
-    assert!(line.starts_with("election_timeout_ms_min (default): 300 is less than"), "{line}");
-    assert!(from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MIN", "300")]).is_ok());
-    let line = from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MAX", "300")]).unwrap_err().to_string();
-    assert!(line.contains("300 is not greater than election_timeout_ms_min"), "{line}");
+    let line = from_env(&[("VAULTDB_HEARTBEAT_INTERVAL_MS", "51")]).unwrap_err().to_string();
+    assert!(line.starts_with("election_timeout_ms_min (default): 250 is less than"), "{line}");
+    assert!(from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MIN", "250")]).is_ok());
+    let line = from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MAX", "250")]).unwrap_err().to_string();
+    assert!(line.contains("250 is not greater than election_timeout_ms_min"), "{line}");
     let line = from_env(&[("VAULTDB_RADDR", "localhost:11000")]).unwrap_err().to_string();
     assert_eq!(line, "variable VAULTDB_RADDR: \"localhost:11000\" is the address of the HTTP server already");
 }

@@ -35,6 +35,7 @@ pub(crate) fn validate(config: &Config, places: &Places) -> Result<(), ConfigErr
             address: config.raddr.clone(),
         });
     }
+    check_formation(config, places)?;
     let (min, max) = (config.election_timeout_ms_min, config.election_timeout_ms_max);
     if min < config.heartbeat_interval_ms.saturating_mul(HEARTBEATS_PER_ELECTION_MIN) {
         return Err(ConfigError::ElectionTimeoutTooShort {
@@ -59,6 +60,19 @@ pub(crate) fn validate(config: &Config, places: &Places) -> Result<(), ConfigErr
             election_timeout_ms_max: config.election_timeout_ms_max,
             factor: ELECTIONS_PER_DEATH_MIN,
         });
+    }
+    Ok(())
+}
+
+fn check_formation(config: &Config, places: &Places) -> Result<(), ConfigError> {
+    let (expect, peers) = (config.bootstrap_expect, config.peers.len());
+    if expect > 0 && !config.join.is_empty() {
+        return Err(ConfigError::JoinAndForm { place: place_of(places, &["bootstrap_expect"]) });
+    }
+    let known = peers as u64;
+    if known != expect && known != expect.saturating_sub(1) {
+        let place = place_of(places, &["peers", "bootstrap_expect"]);
+        return Err(ConfigError::Peers { place, expect, peers });
     }
     Ok(())
 }

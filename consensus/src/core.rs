@@ -16,7 +16,9 @@ use vaultdb_kv::{failpoint, Command, NodeId};
 use vaultdb_storage::StateMachine;
 
 use crate::api::{Committed, Leader, Leadership, ProposeError};
+use crate::campaign::ElectionClock;
 use crate::contacts::Contacts;
+use crate::formation::Founder;
 use crate::identity::Member;
 use crate::network::{Lane, Links};
 use crate::node::Timing;
@@ -29,6 +31,8 @@ use crate::wire::{Proof, Request, Response};
 
 pub struct Core {
     pub me: Member,
+    /// Who formed the cluster together with this node; empty where it made it alone or joined it.
+    pub founders: Vec<Founder>,
     pub raft: Raft,
     pub store: Arc<StateMachine>,
     pub links: Arc<Links>,
@@ -37,6 +41,8 @@ pub struct Core {
     pub transfers: Arc<Transfers>,
     /// The snapshot that this node receives.
     pub reception: Reception,
+    /// Since when no leader was heard.
+    pub election_clock: ElectionClock,
     /// Index of the last applied entry, whose effect is readable.
     pub applied: watch::Receiver<u64>,
     pub stages: Arc<Stages>,
@@ -51,6 +57,10 @@ pub struct Core {
     pub membership_change: Mutex<()>,
     pub timing: Timing,
     pub autopilot: Autopilot,
+    /// Whether a node asks for votes in vain before it raises the term.
+    pub pre_vote: bool,
+    /// Before this no vote is given: a lease that this node granted before it was restarted may last until then.
+    pub free_to_vote: Instant,
     /// When this process began: what its clock counts from as a leader.
     pub started: Instant,
     /// The same in Unix milliseconds.

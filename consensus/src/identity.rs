@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use vaultdb_kv::{MemberAddr, NodeId};
 
+use crate::formation::{Founder, Plan};
+
 const FILE: &str = "identity.json";
 
 /// This node, once it belongs to a cluster.
@@ -30,12 +32,15 @@ pub struct Identity {
     pub node_id: Option<NodeId>,
     pub name: String,
     pub instance: String,
-    /// This node made the cluster, and forms it alone until others join.
+    /// This node made the cluster, and forms it alone until others join, or with the `founders`.
     pub bootstrap: bool,
     /// The cluster that it was a member of, while it is made the first of a new one: see
     /// [`crate::recover`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovering_from: Option<String>,
+    /// The first voters of a cluster that several nodes formed together, this one among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub founders: Vec<Founder>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +62,7 @@ impl Identity {
             instance: uuid::Uuid::new_v4().to_string(),
             bootstrap: false,
             recovering_from: None,
+            founders: Vec::new(),
         }
     }
 
@@ -70,6 +76,19 @@ impl Identity {
     /// Gives this member a cluster id of its own, and notes that its data still have to follow.
     pub fn renew_cluster(&mut self) {
         self.recovering_from = self.cluster_id.replace(uuid::Uuid::new_v4().to_string());
+        self.founders.clear();
+    }
+
+    /// Makes this node one of the first of a cluster that it formed with others. Tells whether the plan
+    /// names this node.
+    pub fn found(&mut self, plan: Plan) -> bool {
+        self.node_id = plan.id_of(&self.instance);
+        self.bootstrap = self.node_id.is_some();
+        if self.bootstrap {
+            self.cluster_id = Some(plan.cluster_id);
+            self.founders = plan.founders;
+        }
+        self.bootstrap
     }
 
     /// This node as a member; `None` until it has joined.

@@ -20,6 +20,7 @@ use vaultdb_storage::LogId;
 use crate::codec::LogPayload;
 use crate::stages::{Stage, Stages};
 use crate::types::{log_id, raft_log_id, raft_vote, vote, Entry, RaftLogId, RaftVote, TypeConfig};
+use crate::watchdog::{watched, LogProgress};
 
 /// Most bytes of entries in one append request or one step of replay.
 pub const READ_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -29,11 +30,17 @@ pub const READ_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub struct LogAdapter {
     log: Arc<dyn LogStore<LogPayload>>,
     stages: Arc<Stages>,
+    progress: Arc<LogProgress>,
 }
 
 impl LogAdapter {
     pub fn new(log: Arc<dyn LogStore<LogPayload>>, stages: Arc<Stages>) -> Self {
-        Self { log, stages }
+        Self { log, stages, progress: Arc::default() }
+    }
+
+    /// What the watchdog looks at.
+    pub fn progress(&self) -> Arc<LogProgress> {
+        self.progress.clone()
     }
 
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -138,8 +145,8 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
     async fn save_vote(&mut self, new: &RaftVote) -> Result<(), io::Error> {
         let (tx, rx) = oneshot::channel();
         // The receiver is dropped only with this future, and then nobody waits for the answer.
-        let done = Box::new(move |result| drop(tx.send(result)));
-        self.log.save_vote(vote(new), done)?;
+        let done = move |result| drop(tx.send(result));
+        self.log.save_vote(vote(new), watched(&self.progress, done))?;
         rx.await.map_err(|_| io::Error::other("the log dropped the callback of a vote"))?
     }
 
@@ -182,7 +189,7 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
             }
             callback.io_completed(result);
         };
-        self.log.append(entries, Box::new(done))?;
+        self.log.append(entries, watched(&self.progress, done))?;
         failpoint::reach("append-unsynced");
         Ok(())
     }

@@ -16,6 +16,7 @@ use vaultdb_kv::{AdminError, ApplyResult, Command, MemberAddr, NodeId};
 use crate::api::{JoinReply, JoinRequest, Leader, ProposeError};
 use crate::core::{shared, Core};
 use crate::types::{Membership, PeerNode, StoredMembership, TypeConfig};
+use crate::watchdog::see_through;
 use crate::wire::{Request, Response};
 
 /// A member that was heard of within this time is alive.
@@ -152,7 +153,8 @@ impl Core {
         if let Some(reason) = self.name_is_taken(&settled.membership, request) {
             return Err(AdminError::Conflict { reason });
         }
-        let Attempt::Done(()) = self.register_own().await? else { return Ok(Attempt::Retry) };
+        // The ids of those who made the cluster come first.
+        let Attempt::Done(()) = self.register_founders().await? else { return Ok(Attempt::Retry) };
         // That is applied, and with it every change before it.
         let membership = self.applied_membership().map_err(|reason| AdminError::Unknown { reason })?;
         let Attempt::Done(()) = self.give_up_earlier_id(&membership, &request.name).await? else {
@@ -205,24 +207,6 @@ impl Core {
         let other = self.links.cluster_at(&request.addr.raft).await?;
         (other != self.me.cluster_id)
             .then(|| format!("the node at {} belongs to another cluster, {other}", request.addr.raft))
-    }
-
-    /// This node made the cluster, or was registered by whoever did: its own id comes first.
-    pub async fn register_own(&self) -> Result<Attempt<()>, AdminError> {
-        let own = JoinRequest {
-            name: self.me.name.clone(),
-            addr: self.me.addr.clone(),
-            instance: Some(self.me.instance.clone()),
-            stays_learner: false,
-        };
-        match self.register(&own).await? {
-            Attempt::Retry => Ok(Attempt::Retry),
-            Attempt::Done((id, _)) if id == self.me.id => Ok(Attempt::Done(())),
-            Attempt::Done((id, _)) => {
-                let reason = format!("this node is {}, but its name is registered as {id}", self.me.id);
-                Err(AdminError::Conflict { reason })
-            }
-        }
     }
 
     /// A name whose registered id is no member was removed, or never got in: that id is not given out again.
@@ -348,6 +332,8 @@ impl Core {
         if self.raft.trigger().transfer_leader(target).await.is_err() {
             return Err(AdminError::Unavailable);
         }
+        let patience = Duration::from_millis(self.timing.election_timeout_ms_max);
+        self.runtime.spawn(see_through(self.raft.clone(), self.leadership.subscribe(), patience));
         let moved = leadership.wait_for(|l| l.leader.as_ref().is_some_and(|leader| leader.id == target));
         let outcome = timeout_at(deadline.into(), moved).await.map(|moved| moved.is_ok());
         match outcome {

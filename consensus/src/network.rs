@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
@@ -20,12 +20,13 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use vaultdb_kv::NodeId;
+use vaultdb_kv::{Histogram, NodeId};
 use vaultdb_storage::{Snapshot, Vote};
 
 use crate::book::Book;
 use crate::codec::LogPayload;
 use crate::contacts::Contacts;
+use crate::identity::Member;
 use crate::link::{self, Link, LinkError, Route};
 use crate::snapshot::send::{self, STEP_MS_MAX};
 use crate::snapshot::throttle::Throttle;
@@ -66,6 +67,7 @@ pub struct Links {
     from: NodeId,
     pub book: Arc<Book>,
     contacts: Arc<Contacts>,
+    round_trips: Arc<Histogram>,
     dialler: Arc<dyn Dial>,
     /// The consensus runtime: connections live there, whoever opens them.
     runtime: Handle,
@@ -76,16 +78,27 @@ pub struct Links {
 
 impl Links {
     pub fn new(
-        cluster_id: String,
-        from: NodeId,
+        me: &Member,
         contacts: Arc<Contacts>,
+        round_trips: Arc<Histogram>,
         dialler: Arc<dyn Dial>,
         runtime: Handle,
         transfers: Arc<Transfers>,
         throttle: Arc<Throttle>,
     ) -> Arc<Self> {
         let (book, links) = (Arc::default(), Mutex::default());
-        Arc::new(Self { cluster_id, from, book, contacts, dialler, runtime, links, transfers, throttle })
+        Arc::new(Self {
+            cluster_id: me.cluster_id.clone(),
+            from: me.id,
+            book,
+            contacts,
+            round_trips,
+            dialler,
+            runtime,
+            links,
+            transfers,
+            throttle,
+        })
     }
 
     fn route(&self, to: NodeId, addr: &str, silence_ms_max: u64) -> Route {
@@ -204,16 +217,24 @@ fn append_answer(response: Response) -> Rpc<AppendAnswer> {
 }
 
 /// Calls to a peer are queued as the input yields them, and answered in the same order.
-fn pipeline<'s, S>(link: Link, input: S) -> BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>
+fn pipeline<'s, S>(
+    link: Link,
+    round_trips: Arc<Histogram>,
+    input: S,
+) -> BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
 {
     let answers = join_commits(input).map(move |Joined { rpc, news_only_before }| {
         let prev = rpc.prev_log_id;
         let last: Option<RaftLogId> = rpc.entries.last().map(|e| e.log_id).or(prev);
+        let heartbeat = rpc.entries.is_empty().then(|| (round_trips.clone(), Instant::now()));
         let call = link.call(append_request(rpc));
         async move {
             let answer = within(Duration::from_millis(APPEND_MS_MAX), call).await.and_then(append_answer);
+            if let Some((round_trips, sent)) = heartbeat.filter(|_| answer.is_ok()) {
+                round_trips.record(sent.elapsed());
+            }
             let answer = answer.and_then(|answer| appended(answer, prev, last));
             let first = news_only_before.then(|| match &answer {
                 // What the peer said of the entries holds for the place behind which they belong.
@@ -336,7 +357,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let stream = pipeline(self.link.clone(), input);
+        let stream = pipeline(self.link.clone(), self.links.round_trips.clone(), input);
         Box::pin(async move { Ok(stream) })
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{watch, Semaphore};
-use vaultdb_kv::{AdminError, Command, Freshness, NodeId, ReadError};
+use vaultdb_kv::{AdminError, Command, Freshness, MemberAddr, NodeId, ReadError};
 use vaultdb_storage::log::LogStore;
 use vaultdb_storage::{DiskLog, LogOptions, MemLog, StateMachine, StorageError, StoreOptions};
 
@@ -23,12 +23,16 @@ use crate::api::{
     ProposeError,
 };
 use crate::barrier::ReadBarrier;
+use crate::campaign::{campaign, ElectionClock};
 use crate::codec::LogPayload;
 use crate::contacts::Contacts;
 use crate::core::{marked, shared, Core};
+use crate::formation::Founder;
+use crate::founding::register_early;
 use crate::identity::Member;
 use crate::log_store::LogAdapter;
 use crate::network::{Links, Network};
+use crate::pace::watch_pace;
 use crate::snapshot::receive::Reception;
 use crate::snapshot::throttle::Throttle;
 use crate::snapshot::transfers::Transfers;
@@ -37,6 +41,7 @@ use crate::state_machine::StateMachineAdapter;
 use crate::tending::Autopilot;
 use crate::transport::{Accept, Dial};
 use crate::types::{PeerNode, Raft};
+use crate::watchdog::watch_disk;
 use crate::wire::{Request, Response};
 use crate::{announce, server, status, upkeep};
 
@@ -48,13 +53,20 @@ pub struct ConsensusConfig {
     /// `None` keeps everything in memory.
     pub data_dir: Option<PathBuf>,
     pub me: Member,
-    /// This node made the cluster: if it has no log yet, it begins one with itself as the only voter.
+    /// This node made the cluster: if it has no log yet, it begins one with itself as the only voter, or with
+    /// all of the `founders`.
     pub bootstrap: bool,
+    /// The first voters of a cluster that several nodes formed together, this one among them; else empty.
+    pub founders: Vec<Founder>,
+    /// This node proposed the cluster and has just begun it: it is to lead first, so it does not wait.
+    pub founding: bool,
     pub listener: Box<dyn Accept>,
     pub dialler: Arc<dyn Dial>,
     pub raft: RaftOptions,
     pub store: StoreOptions,
     pub log: LogOptions,
+    /// Opened ahead, by [`Stores::open`] of the same directory and options; else `start` opens them.
+    pub stores: Option<Stores>,
     /// Off, each read pays a round of its own: what sharing is measured against.
     pub share_reads: bool,
 }
@@ -63,6 +75,8 @@ pub struct ConsensusConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RaftOptions {
     pub timing: Timing,
+    /// Off, a node that hears no leader raises the term at once: what pre-vote is measured against.
+    pub pre_vote: bool,
     /// Entries between two snapshots.
     pub snapshot_logs_since_last: u64,
     /// Bytes of the log between two snapshots, if that is sooner.
@@ -94,8 +108,8 @@ impl Timing {
         self.vote_pause() * 3 / 4
     }
 
-    /// How long a node that heard from a leader, or may have before it was restarted, votes for no other.
-    /// openraft keeps to the longest election timeout, but forgets it when the process ends.
+    /// How long a node that heard from a leader, or may have before it was restarted, votes for no other:
+    /// openraft's lease, which it forgets when the process ends. Nobody campaigns any sooner.
     pub fn vote_pause(&self) -> Duration {
         Duration::from_millis(self.election_timeout_ms_min)
     }
@@ -123,7 +137,9 @@ pub struct Consensus {
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-struct Stores {
+/// The log and the state machine of a node, open. Opening them reads the disk and replays the log's files, which a node
+/// that waits for others may do meanwhile.
+pub struct Stores {
     log: Arc<dyn LogStore<LogPayload>>,
     store: Arc<StateMachine>,
 }
@@ -143,20 +159,26 @@ pub fn create_log(data_dir: &Path, options: LogOptions) -> Result<bool, StorageE
     Ok(log.bounds().last.is_none() && log.vote().is_none())
 }
 
-fn open_stores(config: &ConsensusConfig) -> Result<Stores, StartError> {
-    let Some(dir) = &config.data_dir else {
-        let log: Arc<dyn LogStore<LogPayload>> = Arc::new(MemLog::new());
-        return Ok(Stores { log, store: Arc::new(StateMachine::in_memory(config.store.clone())) });
-    };
-    let wal = wal_dir(dir);
-    let has_files = std::fs::read_dir(&wal).is_ok_and(|mut files| files.next().is_some());
-    if !has_files {
-        return Err(StartError::LogMissing(wal));
+impl Stores {
+    /// `data_dir`: `None` keeps everything in memory.
+    ///
+    /// # Errors
+    /// [`StartError::LogMissing`], and what the stores fail with.
+    pub fn open(data_dir: Option<&Path>, store: StoreOptions, log: LogOptions) -> Result<Stores, StartError> {
+        let Some(dir) = data_dir else {
+            let log: Arc<dyn LogStore<LogPayload>> = Arc::new(MemLog::new());
+            return Ok(Stores { log, store: Arc::new(StateMachine::in_memory(store)) });
+        };
+        let wal = wal_dir(dir);
+        let has_files = std::fs::read_dir(&wal).is_ok_and(|mut files| files.next().is_some());
+        if !has_files {
+            return Err(StartError::LogMissing(wal));
+        }
+        let log: Arc<dyn LogStore<LogPayload>> = Arc::new(DiskLog::open(&wal, log)?);
+        let store = Arc::new(StateMachine::open(dir, store)?);
+        renew_snapshot(&*log, &store)?;
+        Ok(Stores { log, store })
     }
-    let log: Arc<dyn LogStore<LogPayload>> = Arc::new(DiskLog::open(&wal, config.log.clone())?);
-    let store = Arc::new(StateMachine::open(dir, config.store.clone())?);
-    renew_snapshot(&*log, &store)?;
-    Ok(Stores { log, store })
 }
 
 /// Makes sure that a snapshot reaches as far as the log is, or is about to be, purged.
@@ -181,9 +203,12 @@ fn raft_config(config: &ConsensusConfig) -> Result<Arc<Config>, StartError> {
     let raft = Config {
         cluster_name: config.me.cluster_id.clone(),
         heartbeat_interval: timing.heartbeat_interval_ms,
-        election_timeout_min: timing.election_timeout_ms_min,
-        election_timeout_max: timing.election_timeout_ms_max,
-        enable_pre_vote: Some(true),
+        // openraft takes its longest timeout for the lease, and its shortest for how long a vote may take.
+        election_timeout_max: timing.election_timeout_ms_min,
+        election_timeout_min: timing.election_timeout_ms_min - 1,
+        // `campaign` keeps the time, so that an election begins when the lease ends.
+        enable_elect: false,
+        enable_pre_vote: Some(config.raft.pre_vote),
         enable_leader_restore: Some(false),
         allow_log_reversion: Some(false),
         // Without it, a leader that still reaches one node of a connected majority blocks that
@@ -204,8 +229,11 @@ impl Consensus {
     ///
     /// # Errors
     /// See [`StartError`]. Nothing keeps running after one.
-    pub fn start(config: ConsensusConfig) -> Result<Consensus, StartError> {
-        let stores = open_stores(&config)?;
+    pub fn start(mut config: ConsensusConfig) -> Result<Consensus, StartError> {
+        let stores = match config.stores.take() {
+            Some(stores) => stores,
+            None => Stores::open(config.data_dir.as_deref(), config.store.clone(), config.log.clone())?,
+        };
         let (started, result) = std::sync::mpsc::sync_channel(1);
         let (stop, stopping) = watch::channel(false);
         let stop = Arc::new(stop);
@@ -418,38 +446,56 @@ fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The same on each founder, so that all of their logs begin with the same entry.
+fn first_voters(me: &Member, founders: &[Founder]) -> BTreeMap<NodeId, PeerNode> {
+    let node = |name: &str, addr: &MemberAddr| PeerNode {
+        name: name.to_owned(),
+        addr: addr.clone(),
+        stays_learner: false,
+    };
+    match founders {
+        [] => BTreeMap::from([(me.id, node(&me.name, &me.addr))]),
+        founders => founders.iter().map(|f| (f.id, node(&f.name, &f.addr))).collect(),
+    }
+}
+
 async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core>, ReadBarrier), StartError> {
     let raft_config = raft_config(&config)?;
     let runtime = tokio::runtime::Handle::current();
     let contacts = Arc::new(Contacts::default());
     let transfers = Arc::new(Transfers::default());
+    let (applied_tx, applied) = watch::channel(0);
+    let stages = Arc::new(Stages::new(stores.log.fsync_histogram()));
     let links = Links::new(
-        config.me.cluster_id.clone(),
-        config.me.id,
+        &config.me,
         contacts.clone(),
+        stages.round_trips.clone(),
         config.dialler,
         runtime.clone(),
         transfers.clone(),
         Arc::new(Throttle::new(config.raft.snapshot_bytes_per_second_max)),
     );
-    let (applied_tx, applied) = watch::channel(0);
-    let stages = Arc::new(Stages::new(stores.log.fsync_histogram()));
+    let started = Instant::now();
+    // Who never saved a vote never heard a leader.
+    let free_to_vote = stores.log.vote().map_or(started, |_| started + config.raft.timing.vote_pause());
     let machine = StateMachineAdapter::new(stores.store.clone(), Arc::new(applied_tx), stages.clone())
         .resuming(stores.log.clone(), transfers.clone());
     let log = LogAdapter::new(stores.log.clone(), stages.clone());
+    let log_progress = log.progress();
     let id = config.me.id;
     let raft = Raft::new(id, raft_config, Network(links.clone()), log, machine)
         .await
         .map_err(|e| StartError::Raft(e.to_string()))?;
     if config.bootstrap && !raft.is_initialized().await.map_err(|e| StartError::Raft(e.to_string()))? {
-        let me =
-            PeerNode { name: config.me.name.clone(), addr: config.me.addr.clone(), stays_learner: false };
-        raft.initialize(BTreeMap::from([(id, me)])).await.map_err(|e| StartError::Raft(e.to_string()))?;
+        raft.initialize(first_voters(&config.me, &config.founders))
+            .await
+            .map_err(|e| StartError::Raft(e.to_string()))?;
     }
     let mut listener = config.listener;
     listener.start().map_err(StartError::Thread)?;
     let core = Arc::new(Core {
         me: config.me,
+        founders: config.founders,
         leadership: watch::channel(Arc::new(status::leadership(&raft, id))).0,
         raft,
         store: stores.store,
@@ -457,6 +503,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         contacts,
         transfers,
         reception: Reception::default(),
+        election_clock: ElectionClock::new(),
         applied,
         stages,
         dismissed: watch::channel(None).0,
@@ -465,7 +512,9 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         membership_change: tokio::sync::Mutex::new(()),
         timing: config.raft.timing,
         autopilot: config.raft.autopilot,
-        started: Instant::now(),
+        pre_vote: config.raft.pre_vote,
+        free_to_vote,
+        started,
         since_ms: unix_ms(),
         led_ms: AtomicU64::new(0),
         seeking: AtomicBool::new(false),
@@ -477,6 +526,10 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     tokio::spawn(core.clone().tend_membership());
     tokio::spawn(upkeep::keep_log_short(core.clone(), stores.log, config.raft));
     tokio::spawn(announce::keep_in_touch(core.clone()));
+    tokio::spawn(watch_disk(core.clone(), log_progress));
+    tokio::spawn(watch_pace(core.clone()));
+    tokio::spawn(register_early(core.clone()));
+    tokio::spawn(campaign(core.clone(), config.founding));
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);
     Ok((core, reads))
 }

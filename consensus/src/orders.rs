@@ -202,7 +202,7 @@ impl Core {
             return Ok(Attempt::Done(reply));
         }
         // A request by hand is recognised by the registered address, so that one moves as well.
-        let Attempt::Done(()) = self.register_own().await? else { return Ok(Attempt::Retry) };
+        let Attempt::Done(()) = self.register_founders().await? else { return Ok(Attempt::Retry) };
         match self.register(member).await? {
             Attempt::Retry => return Ok(Attempt::Retry),
             Attempt::Done((registered, _)) if registered == id => {}

@@ -17,6 +17,7 @@ use vaultdb_kv::NodeId;
 
 use crate::api::JoinRequest;
 use crate::core::Core;
+use crate::formation::{FormAnswer, Plan};
 use crate::snapshot::{receive, PIECES_IN_FLIGHT_MAX};
 use crate::transport::{Accept, Connection};
 use crate::types::{log_id, raft_log_id, raft_vote, vote, Entry, TypeConfig};
@@ -64,8 +65,11 @@ async fn connection(core: Arc<Core>, stream: Connection) -> io::Result<()> {
     let mut writer = write;
     let hello = timeout(Duration::from_millis(HELLO_MS_MAX), reader.next()).await;
     let frame = hello.map_err(|_| io::ErrorKind::TimedOut)?.ok_or(io::ErrorKind::UnexpectedEof)??;
-    let (id, Request::Hello(hello)) = wire::parse(frame)? else {
-        return Err(io::Error::other("the first frame is no hello"));
+    let (id, hello) = match wire::parse(frame)? {
+        (id, Request::Hello(hello)) => (id, hello),
+        // Who forms a cluster learns that there is one already.
+        (id, Request::Form(_)) => return wire::send(&mut writer, id, &Response::Form(member(&core))).await,
+        _ => return Err(io::Error::other("the first frame is no hello")),
     };
     if let Some(refusal) = refuse(&core, &hello) {
         wire::send(&mut writer, id, &refusal).await?;
@@ -84,6 +88,11 @@ async fn connection(core: Arc<Core>, stream: Connection) -> io::Result<()> {
         read = session.read_requests(&mut reader) => read,
         written = write_answers(queue, &mut writer) => written,
     }
+}
+
+fn member(core: &Core) -> FormAnswer {
+    let cluster = Plan { cluster_id: core.me.cluster_id.clone(), founders: core.founders.clone() };
+    FormAnswer::Member { cluster, has_leader: core.leadership().leader.is_some() }
 }
 
 /// Why a caller is not spoken with.
@@ -189,13 +198,20 @@ impl Session {
         // The first poll puts the request into openraft's queue, which holds far more than all
         // connections may have under way.
         let first = futures::FutureExt::now_or_never(&mut call);
+        let (core, arrived) = (self.core.clone(), Instant::now());
         self.answer(id, place, async move {
             let result = match first {
                 Some(result) => result,
                 None => call.await,
             };
             match result {
-                Ok(answer) => Response::Append(append_answer(answer)),
+                Ok(answer) => {
+                    // A leader of an earlier term is none.
+                    if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                        core.election_clock.heard(arrived);
+                    }
+                    Response::Append(append_answer(answer))
+                }
                 Err(e) => Response::Refused(e.to_string()),
             }
         });
@@ -232,7 +248,11 @@ async fn answer(core: &Core, from: NodeId, request: Request) -> Response {
     match request {
         Request::Vote(call) => {
             wait_to_vote(core, &call).await;
-            vote_answer(core.raft.vote(vote_request(call)).await)
+            let voted = core.raft.vote(vote_request(call)).await;
+            if voted.as_ref().is_ok_and(|answer| answer.vote_granted) {
+                core.election_clock.heard(Instant::now());
+            }
+            vote_answer(voted)
         }
         Request::PreVote(call) => {
             wait_to_vote(core, &call).await;
@@ -280,6 +300,7 @@ async fn answer(core: &Core, from: NodeId, request: Request) -> Response {
         },
         Request::Ping => Response::Done,
         Request::Hello(_)
+        | Request::Form(_)
         | Request::Append(_)
         | Request::SnapshotBegin(_)
         | Request::SnapshotChunk(_)
@@ -292,8 +313,7 @@ async fn answer(core: &Core, from: NodeId, request: Request) -> Response {
 /// away ends its lease itself.
 async fn wait_to_vote(core: &Core, call: &VoteCall) {
     if !call.leadership_transfer {
-        let free_to_vote = core.started + core.timing.vote_pause();
-        tokio::time::sleep_until(free_to_vote.into()).await;
+        tokio::time::sleep_until(core.free_to_vote.into()).await;
     }
 }
 

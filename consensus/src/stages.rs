@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use vaultdb_kv::histogram::IO_BOUNDS_US;
 use vaultdb_kv::{Histogram, HistogramSnapshot};
 
 /// Appends that are remembered until they are applied, and runs of applied entries that are remembered
@@ -61,6 +62,8 @@ impl Stage {
 pub struct WriteTimes {
     /// The syncs of the log; `None` in memory.
     pub wal_fsync: Option<HistogramSnapshot>,
+    /// Of a leader's heartbeats, from sending until the answer, the follower's own fsync included.
+    pub round_trips: HistogramSnapshot,
     /// In the order of [`Stage::ALL`].
     pub stages: Vec<(Stage, HistogramSnapshot)>,
 }
@@ -71,6 +74,7 @@ pub struct Stages {
     /// By [`Stage`].
     histograms: [Histogram; Stage::ALL.len()],
     wal_fsync: Option<Arc<Histogram>>,
+    pub(crate) round_trips: Arc<Histogram>,
     /// Not applied yet, in the order of their indexes.
     appended: Mutex<VecDeque<Range>>,
     /// In the order of their indexes.
@@ -98,6 +102,7 @@ impl Stages {
         Self {
             histograms: std::array::from_fn(|_| Histogram::new(BOUNDS_US)),
             wal_fsync,
+            round_trips: Arc::new(Histogram::new(IO_BOUNDS_US)),
             appended: Mutex::default(),
             applied: Mutex::default(),
         }
@@ -148,6 +153,7 @@ impl Stages {
         let of = |stage: Stage| (stage, self.histograms[stage as usize].snapshot());
         WriteTimes {
             wal_fsync: self.wal_fsync.as_ref().map(|histogram| histogram.snapshot()),
+            round_trips: self.round_trips.snapshot(),
             stages: Stage::ALL.into_iter().map(of).collect(),
         }
     }

@@ -29,7 +29,7 @@ pub trait Accept: Send + 'static {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<Connection>>;
 }
 
-fn halves(stream: TcpStream) -> io::Result<Connection> {
+pub(crate) fn halves(stream: TcpStream) -> io::Result<Connection> {
     // Small frames must not wait for an acknowledgement of the one before (RFC 896).
     stream.set_nodelay(true)?;
     let (read, write) = stream.into_split();

@@ -19,6 +19,7 @@ use crate::api::{
     Claim, Committed, JoinReply, JoinRequest, MemberOrder, MemberReply, ProposeError, Standing,
 };
 use crate::codec::{self, LogPayload};
+use crate::formation::{FormAnswer, FormCall};
 use crate::types::SharedCommand;
 
 /// Largest frame, in bytes. The largest message is an append of one write of the largest size.
@@ -136,6 +137,8 @@ pub enum Request {
     Announce(Vec<Claim>),
     /// Whether the cluster still counts the caller among its members.
     GetStanding,
+    /// From a node without a cluster, in place of a hello.
+    Form(FormCall),
 }
 
 /// How a leader makes sure that it still leads before it names a read index.
@@ -173,6 +176,7 @@ pub enum Response {
     OtherCluster {
         cluster_id: String,
     },
+    Form(FormAnswer),
 }
 
 pub type Reader = FramedRead<Box<dyn AsyncRead + Send + Unpin>, LengthDelimitedCodec>;

@@ -119,6 +119,11 @@ async fn a_returning_node_does_not_disturb() {
         cluster.put(leader, "k", &writes.to_string(), 5_000).await.unwrap();
     }
     cluster.heal();
+    let end = deadline(1_000);
+    while std::time::Instant::now() < end {
+        writes += 1;
+        cluster.put(leader, "k", &writes.to_string(), 5_000).await.unwrap();
+    }
     assert_eq!(cluster.read(away, "k", 10_000).await.unwrap(), Some(writes.to_string()));
     assert_eq!(cluster.leader().await, leader);
     assert_eq!(cluster.nodes[leader].leadership().term, before);

@@ -1,7 +1,8 @@
-//! Named places at which a test may have the process die, to try every stage of a write, or do the wrong
-//! thing, to see that the tests notice.
+//! Named places at which a test may have the process die or stand still, to try every stage of a write, or do
+//! the wrong thing, to see that the tests notice.
 //!
-//! Exists in builds with debug assertions only; in a release build [`reach`] is empty and [`is_on`] false.
+//! Exists in builds with debug assertions only; in a release build [`reach`] and [`stall`] are empty and [`is_on`]
+//! false.
 
 /// `VAULT_FAILPOINT=name:N`: the process aborts when the place is reached for the N-th time; with 0 it never
 /// does.
@@ -40,6 +41,17 @@ pub fn reach(name: &str) {
     }
 }
 
+/// Stands still here for ever when it is this place's turn, as a disk that hangs.
+#[cfg(debug_assertions)]
+pub fn stall(name: &str) {
+    let Some(failpoint) = find(name) else { return };
+    if failpoint.left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) == 1 {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 /// Whether the process was started to do the wrong thing here.
 #[cfg(debug_assertions)]
 pub fn is_on(name: &str) -> bool {
@@ -50,6 +62,11 @@ pub fn is_on(name: &str) -> bool {
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn reach(_name: &str) {}
+
+/// Nothing.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn stall(_name: &str) {}
 
 /// Never.
 #[cfg(not(debug_assertions))]

@@ -109,14 +109,10 @@ class Cluster:
         # A node takes VAULTDB_* and ETCD_* for its settings.
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("VAULTDB_", "ETCD_"))}
         clean.update(self.settings)
+        self.environment = clean
         try:
-            for node in range(self.nodes):
-                with open(self.log(node), "wb") as log:
-                    self.processes.append(
-                        subprocess.Popen(
-                            self.command(node), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean
-                        )
-                    )
+            self.processes = [self.spawn(node) for node in range(self.nodes)]
+            self.started = time.monotonic()
             wait_until(f"{self.nodes} nodes of {self.name} form a cluster", START_SECONDS_MAX, self.formed)
         except BaseException as error:
             tails = self.log_tails()
@@ -128,6 +124,12 @@ class Cluster:
 
     def __exit__(self, *_):
         self.stop()
+
+    def spawn(self, node):
+        with open(self.log(node), "ab") as log:
+            return subprocess.Popen(
+                self.command(node), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment
+            )
 
     def formed(self):
         for node, process in enumerate(self.processes):

@@ -33,6 +33,12 @@ impl Dice {
         thread::sleep(Duration::from_millis(self.within(range_ms)));
     }
 
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i as u64 + 1) as usize);
+        }
+    }
+
     /// `count` of the numbers below `of`.
     pub fn some_of(&mut self, count: usize, of: usize) -> Vec<usize> {
         let mut all: Vec<usize> = (0..of).collect();

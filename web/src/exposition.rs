@@ -97,6 +97,11 @@ fn write_times(page: &mut Page, times: &WriteTimes) {
         page.histogram("vaultdb_wal_fsync_duration_seconds", "Time of each sync of the Raft log.")
             .timed(&[], fsync);
     }
+    page.histogram(
+        "vaultdb_raft_round_trip_duration_seconds",
+        "Time of each heartbeat of a leader, the follower's own fsync included.",
+    )
+    .timed(&[], &times.round_trips);
     let help =
         "Time in each stage of a write: one record for each write in stage queue, one for each batch or \
                 append in the others.";

@@ -125,11 +125,14 @@ impl Cluster {
         let config = ConsensusConfig {
             data_dir,
             bootstrap: identity.bootstrap,
+            founders: identity.founders.clone(),
+            founding: false,
             listener: self.pipes.listen(&me.addr.raft),
             dialler: self.pipes.dialler(&me.addr.raft),
             me,
             raft: RaftOptions {
                 timing: self.plan.timing,
+                pre_vote: true,
                 snapshot_logs_since_last: self.plan.snapshot_logs_since_last,
                 snapshot_bytes_since_last: u64::MAX,
                 snapshot_logs_to_keep: self.plan.snapshot_logs_since_last / 2,
@@ -140,6 +143,7 @@ impl Cluster {
             },
             store: Default::default(),
             log: Default::default(),
+            stores: None,
             share_reads: true,
         };
         Consensus::start(config).unwrap()

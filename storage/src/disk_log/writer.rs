@@ -9,6 +9,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::Instant;
 
+use vaultdb_kv::failpoint;
+
 use super::files::Files;
 use super::places::Place;
 use super::record::{self, Facts, Record, STATE_BYTES};
@@ -238,6 +240,7 @@ impl<P: Payload> Writer<P> {
             }
         }
         sector::frame(&mut self.sectors, self.active.number, self.next_sector, self.batch, &self.records);
+        failpoint::stall("log-stalled");
         self.active.file.write_at(&self.sectors, self.next_sector * SECTOR_BYTES as u64)?;
         let begun = Instant::now();
         self.active.file.sync()?;
