@@ -151,6 +151,11 @@ impl<A: Actor> Slot<A> {
         Self { addr: Arc::new(RwLock::new(None)), vitals }
     }
 
+    /// Whether there is an actor that takes messages.
+    pub fn is_live(&self) -> bool {
+        self.addr.read().as_ref().is_some_and(Addr::connected)
+    }
+
     pub fn put(&self, addr: Addr<A>) {
         *self.addr.write() = Some(addr);
     }

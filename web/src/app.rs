@@ -5,14 +5,16 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::HttpRequest;
-use futures::FutureExt;
+use futures::{poll, FutureExt};
 use tokio::time::timeout_at;
 
 use crate::admission::Admission;
@@ -176,7 +178,12 @@ impl<B: Backend> Refuse for Worker<B> {
 
 /// Waits for the node behind the edge, but never past the deadline and its grace.
 pub(crate) async fn by_deadline<T>(deadline: Instant, answer: impl Future<Output = T>) -> Option<T> {
-    timeout_at((deadline + DEADLINE_GRACE).into(), answer).await.ok()
+    let mut answer = pin!(answer);
+    // Most reads are answered at once and need no timer.
+    match poll!(&mut answer) {
+        Poll::Ready(answer) => Some(answer),
+        Poll::Pending => timeout_at((deadline + DEADLINE_GRACE).into(), answer).await.ok(),
+    }
 }
 
 /// A write may have been handed on before the panic.

@@ -1,16 +1,16 @@
 //! Answers: from what a route says to the response with the headers that every answer carries.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 
-use actix_web::body::{BodyStream, None as NoBody};
+use actix_web::body::{BodyStream, BoxBody, None as NoBody};
 use actix_web::http::header::{
-    HeaderName, HeaderValue, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LOCATION,
-    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    HeaderMap, HeaderName, HeaderValue, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, HttpResponseBuilder};
+use actix_web::HttpResponse;
 use bytes::Bytes;
 use futures::stream::LocalBoxStream;
 use vaultdb_kv::{Consistency, Revision};
@@ -22,6 +22,8 @@ const VAULT_NODE: HeaderName = HeaderName::from_static("vault-node");
 const VAULT_LEADER: HeaderName = HeaderName::from_static("vault-leader");
 const VAULT_TERM: HeaderName = HeaderName::from_static("vault-term");
 const VAULT_REVISION: HeaderName = HeaderName::from_static("vault-revision");
+/// Digits of the largest revision.
+const REVISION_DIGITS_MAX: usize = 20;
 const VAULT_CONSISTENCY: HeaderName = HeaderName::from_static("vault-consistency");
 
 /// What a body is.
@@ -105,28 +107,37 @@ impl Reply {
         self
     }
 
-    fn into_response(self, mut builder: HttpResponseBuilder) -> HttpResponse {
+    /// The response without the headers that every answer carries.
+    fn into_response(self) -> HttpResponse {
+        let mut response = HttpResponse::with_body(self.status, self.content.into_body());
+        let headers = response.headers_mut();
         match self.media {
             // Values are whatever clients stored: no browser may guess that one is a page.
             Media::Raw => {
-                builder.insert_header((X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
+                headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
             }
             Media::Html => {
                 let policy = "default-src 'none'; style-src 'unsafe-inline'";
-                builder.insert_header((CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy)));
+                headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
             }
             Media::Json | Media::Ndjson | Media::Problem | Media::Text | Media::Metrics => {}
         }
         if let Some(revision) = self.etag {
-            builder.insert_header((ETAG, etag(revision)));
+            headers.insert(ETAG, etag(revision));
         }
         if let Some(location) = self.location {
-            builder.insert_header((LOCATION, location));
+            headers.insert(LOCATION, location);
         }
-        match self.content {
-            Content::Bytes(body) => builder.body(body),
-            Content::Stream(body) => builder.body(BodyStream::new(body)),
-            Content::Untold => builder.body(NoBody::new()),
+        response
+    }
+}
+
+impl Content {
+    fn into_body(self) -> BoxBody {
+        match self {
+            Content::Bytes(body) => BoxBody::new(body),
+            Content::Stream(body) => BoxBody::new(BodyStream::new(body)),
+            Content::Untold => BoxBody::new(NoBody::new()),
         }
     }
 }
@@ -160,28 +171,31 @@ impl Stamp {
     ) -> HttpResponse {
         match answer {
             Ok(reply) => {
-                let mut builder = HttpResponse::build(reply.status);
-                self.put(&mut builder, leadership, reply.revision.unwrap_or_else(revision_now));
-                put_common(&mut builder, reply.media, reply.consistency);
-                reply.into_response(builder)
+                let (media, consistency) = (reply.media, reply.consistency);
+                let revision = reply.revision.unwrap_or_else(revision_now);
+                let mut response = reply.into_response();
+                self.put(response.headers_mut(), leadership, revision);
+                put_common(response.headers_mut(), media, consistency);
+                response
             }
             Err(problem) => {
-                let mut builder = HttpResponse::build(problem.code.status());
                 let leader = leadership.leader.as_ref().map(|leader| leader.name.as_str());
-                let body = problem.to_json(leader);
-                self.put(&mut builder, leadership, problem.revision.unwrap_or_else(revision_now));
-                put_common(&mut builder, Media::Problem, problem.consistency);
+                let body = BoxBody::new(problem.to_json(leader));
+                let mut response = HttpResponse::with_body(problem.code.status(), body);
+                let headers = response.headers_mut();
+                self.put(headers, leadership, problem.revision.unwrap_or_else(revision_now));
+                put_common(headers, Media::Problem, problem.consistency);
                 if let Some(ms) = problem.code.retry_after_ms() {
                     // The header knows whole seconds only; the body tells milliseconds.
-                    builder.insert_header((RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000))));
+                    headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000)));
                 }
                 if let Some(revision) = problem.etag {
-                    builder.insert_header((ETAG, etag(revision)));
+                    headers.insert(ETAG, etag(revision));
                 }
                 if let Some(allow) = problem.allow {
-                    builder.insert_header((ALLOW, HeaderValue::from_static(allow)));
+                    headers.insert(ALLOW, HeaderValue::from_static(allow));
                 }
-                builder.body(body)
+                response
             }
         }
     }
@@ -205,14 +219,14 @@ impl Stamp {
         (lines, problem.to_json(leader))
     }
 
-    fn put(&self, builder: &mut HttpResponseBuilder, leadership: Arc<Leadership>, revision: Revision) {
-        let headers = self.leader_headers(leadership);
-        builder.insert_header((VAULT_NODE, self.node.clone()));
-        if let Some(leader) = headers.leader {
-            builder.insert_header((VAULT_LEADER, leader));
+    fn put(&self, headers: &mut HeaderMap, leadership: Arc<Leadership>, revision: Revision) {
+        let of_leader = self.leader_headers(leadership);
+        headers.insert(VAULT_NODE, self.node.clone());
+        if let Some(leader) = of_leader.leader {
+            headers.insert(VAULT_LEADER, leader);
         }
-        builder.insert_header((VAULT_TERM, headers.term));
-        builder.insert_header((VAULT_REVISION, HeaderValue::from(revision)));
+        headers.insert(VAULT_TERM, of_leader.term);
+        headers.insert(VAULT_REVISION, HeaderValue::from(revision));
     }
 
     fn leader_headers(&self, leadership: Arc<Leadership>) -> LeaderHeaders {
@@ -231,15 +245,19 @@ impl Stamp {
     }
 }
 
-fn put_common(builder: &mut HttpResponseBuilder, media: Media, consistency: Option<Consistency>) {
-    builder.insert_header((CONTENT_TYPE, HeaderValue::from_static(media.as_str())));
+fn put_common(headers: &mut HeaderMap, media: Media, consistency: Option<Consistency>) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media.as_str()));
     // An intermediary that answered from its own memory would break every promise of consistency.
-    builder.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(consistency) = consistency {
-        builder.insert_header((VAULT_CONSISTENCY, HeaderValue::from_static(consistency.as_str())));
+        headers.insert(VAULT_CONSISTENCY, HeaderValue::from_static(consistency.as_str()));
     }
 }
 
 fn etag(revision: Revision) -> HeaderValue {
-    HeaderValue::from_str(&format!("\"{revision}\"")).expect("digits in quotes are a header value")
+    let mut text = [0; REVISION_DIGITS_MAX + 2];
+    let mut rest = &mut text[..];
+    write!(rest, "\"{revision}\"").expect("a revision and its quotes fit");
+    let unused = rest.len();
+    HeaderValue::from_bytes(&text[..text.len() - unused]).expect("digits in quotes are a header value")
 }
