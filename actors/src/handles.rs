@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use actix::dev::{Request, ToEnvelope};
 use actix::{Actor, Arbiter, Handler, MailboxError, Message};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout, timeout_at};
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, Leadership};
 use vaultdb_kv::{
@@ -134,10 +135,12 @@ impl WorkerHandles {
             return answer;
         }
         for _ in 0..READ_ATTEMPTS_MAX {
-            let message = ReadKey { key: key.clone(), freshness, deadline };
-            let Some(request) = self.reach(&self.store, message, deadline).await else { break };
+            let (reply, answer) = oneshot::channel();
+            let message = ReadKey { key: key.clone(), freshness, deadline, reply };
+            let posted = self.reach(message, deadline, |message| self.store.post(message)).await;
+            let Some(()) = posted else { break };
             // Whoever waits for the leader answers by the deadline and knows more of why.
-            match timeout_at((deadline + ANSWER_GRACE).into(), request).await {
+            match timeout_at((deadline + ANSWER_GRACE).into(), answer).await {
                 Ok(Ok(answer)) => return answer,
                 Ok(Err(_)) => {}
                 Err(_) => {
@@ -177,7 +180,8 @@ impl WorkerHandles {
     ) -> Result<(Listing, Page), ReadError> {
         let scan = Scan { from, request, deadline };
         for _ in 0..READ_ATTEMPTS_MAX {
-            let Some(request) = self.reach(&self.store, scan.clone(), deadline).await else { break };
+            let request = self.request(&self.store, scan.clone(), deadline).await;
+            let Some(request) = request else { break };
             match timeout_at((deadline + ANSWER_GRACE).into(), request).await {
                 Ok(Ok(answer)) => return answer,
                 Ok(Err(_)) => {}
@@ -211,7 +215,8 @@ impl WorkerHandles {
     }
 
     async fn read_index(&self, freshness: Freshness, deadline: Instant) -> Result<(), ReadError> {
-        let request = self.reach(&self.shared.raft, ReadIndex { freshness, deadline }, deadline).await;
+        let question = ReadIndex { freshness, deadline };
+        let request = self.request(&self.shared.raft, question, deadline).await;
         let request = request.ok_or(ReadError::Unavailable)?;
         match timeout_at((deadline + ANSWER_GRACE).into(), request).await {
             Ok(Ok(confirmed)) => confirmed,
@@ -226,7 +231,8 @@ impl WorkerHandles {
     /// [`AdminError`].
     pub async fn join(&self, request: JoinRequest, deadline: Instant) -> Result<JoinReply, AdminError> {
         let message = Join { request, deadline };
-        administered(self.reach(&self.shared.raft, message, deadline).await, deadline).await
+        let request = self.request(&self.shared.raft, message, deadline).await;
+        administered(request, deadline).await
     }
 
     /// Moves leadership; answers with the new leader's name.
@@ -235,7 +241,8 @@ impl WorkerHandles {
     /// [`AdminError`].
     pub async fn transfer_leader(&self, to: Option<String>, deadline: Instant) -> Result<String, AdminError> {
         let message = TransferLeader { to, deadline };
-        administered(self.reach(&self.shared.raft, message, deadline).await, deadline).await
+        let request = self.request(&self.shared.raft, message, deadline).await;
+        administered(request, deadline).await
     }
 
     /// Who leads, as this node sees it; nobody until consensus is up. Cheap, no message.
@@ -350,19 +357,29 @@ impl WorkerHandles {
         }
     }
 
-    /// Sends as soon as there is somebody to take the message. `None` when consensus is not up, the
-    /// node stops, or the deadline passes: certainly not accepted.
-    async fn reach<A, M>(&self, slot: &Slot<A>, message: M, deadline: Instant) -> Option<Request<A, M>>
+    /// As [`WorkerHandles::reach`]; the request waits for the actor's answer.
+    async fn request<A, M>(&self, slot: &Slot<A>, message: M, deadline: Instant) -> Option<Request<A, M>>
     where
         M: Message + Send + Unpin + 'static,
         M::Result: Send,
         A: Actor + Handler<M>,
         A::Context: ToEnvelope<A, M>,
     {
+        self.reach(message, deadline, |message| slot.send(message)).await
+    }
+
+    /// Sends as soon as there is somebody to take the message. `None` when consensus is not up, the
+    /// node stops, or the deadline passes: certainly not accepted.
+    async fn reach<M, T>(
+        &self,
+        message: M,
+        deadline: Instant,
+        send: impl Fn(M) -> Result<T, Absent<M>>,
+    ) -> Option<T> {
         let mut message = message;
         loop {
-            match slot.send(message) {
-                Ok(request) => return Some(request),
+            match send(message) {
+                Ok(sent) => return Some(sent),
                 Err(Absent(back)) => message = back,
             }
             if self.shared.node().is_none() || self.shared.is_stopping() || Instant::now() >= deadline {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{ArbiterHandle, Message};
+use tokio::sync::oneshot;
 use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest};
 use vaultdb_kv::{AdminError, Command, Freshness, Key, Page, PageRequest, ReadError, Revision, Versioned};
 
@@ -74,12 +75,14 @@ pub(crate) struct GetStatus;
 
 // ---- StoreActor
 
+/// Answered through `reply`, so that the reads of a round are answered by the round and not by a task each.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<ReadAnswer, ReadError>")]
+#[rtype(result = "()")]
 pub(crate) struct ReadKey {
     pub key: Key,
     pub freshness: Freshness,
     pub deadline: Instant,
+    pub reply: oneshot::Sender<Result<ReadAnswer, ReadError>>,
 }
 
 /// One page of a listing, together with the listing.

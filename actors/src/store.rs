@@ -4,33 +4,44 @@
 //! Must never touch the disk on the arbiter: what the cache and memory cannot answer goes to the
 //! blocking pool, bounded. Waits for freshness with all reads of its worker together (see [`crate::rounds`]).
 
-use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use actix::{Actor, Context, Handler, MessageResult, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{oneshot, Semaphore};
 use tokio::time::timeout_at;
 use vaultdb_kv::{Consistency, Freshness, Key, Page, ReadError, Revision, Versioned};
 
 use crate::listings::Listing;
 use crate::messages::{impl_common_handlers, GetStoreStatus, ReadAnswer, ReadKey, Scan, ScanFrom};
 use crate::port::{Lookup, Node};
-use crate::rounds::Rounds;
+use crate::rounds::{Rounds, Wait};
 use crate::sentinel::Sentinel;
 use crate::slot::unbound_mailbox;
 
 pub(crate) struct StoreActor {
-    node: Arc<dyn Node>,
-    disk_reads: Arc<Semaphore>,
+    reader: Rc<Reader>,
     /// `None` where each read is to pay for itself.
     rounds: Option<Shared>,
     _sentinel: Sentinel,
 }
 
 struct Shared {
-    linearizable: Rounds,
-    lease: Rounds,
+    linearizable: Rounds<Waiting>,
+    lease: Rounds<Waiting>,
+}
+
+/// What serves a read once the store is fresh.
+struct Reader {
+    node: Arc<dyn Node>,
+    disk_reads: Arc<Semaphore>,
+}
+
+/// What waits for the store to be fresh.
+enum Waiting {
+    Key(Rc<Reader>, ReadKey),
+    Scan(oneshot::Sender<Result<(), ReadError>>),
 }
 
 impl StoreActor {
@@ -41,36 +52,66 @@ impl StoreActor {
             linearizable: rounds(Consistency::Linearizable),
             lease: rounds(Consistency::Lease),
         });
-        Self { node, disk_reads: Arc::new(Semaphore::new(disk_reads_max)), rounds, _sentinel: sentinel }
+        let disk_reads = Arc::new(Semaphore::new(disk_reads_max));
+        Self { reader: Rc::new(Reader { node, disk_reads }), rounds, _sentinel: sentinel }
     }
 
-    /// Ends once the local store is as fresh as wanted; `None` when it is so already.
-    fn freshen(
-        &self,
-        wanted: Freshness,
-        deadline: Instant,
-    ) -> Option<impl Future<Output = Result<(), ReadError>>> {
-        if self.node.is_fresh(&wanted) {
-            return None;
-        }
-        let node = self.node.clone();
-        let round = self.rounds.as_ref().and_then(|rounds| match wanted.consistency {
-            Consistency::Linearizable => Some(rounds.linearizable.join(deadline)),
-            Consistency::Lease => Some(rounds.lease.join(deadline)),
+    /// Serves `caller` once the local store is as fresh as wanted.
+    fn freshen(&self, caller: Waiting, wanted: Freshness, deadline: Instant) {
+        let rounds = self.rounds.as_ref().and_then(|rounds| match wanted.consistency {
+            Consistency::Linearizable => Some(&rounds.linearizable),
+            Consistency::Lease => Some(&rounds.lease),
             Consistency::Stale => None,
         });
-        Some(async move {
-            let Some(round) = round else { return node.freshen(wanted, deadline).await };
-            round.await.unwrap_or(Err(ReadError::Unavailable))?;
-            match wanted.min_revision {
-                Some(least) if node.revision() < least => {
-                    let rest = Freshness { consistency: Consistency::Stale, ..wanted };
-                    node.freshen(rest, deadline).await
-                }
-                Some(_) | None => Ok(()),
+        match rounds {
+            Some(rounds) if wanted.min_revision.is_none() => rounds.join(caller, deadline),
+            _ => {
+                let node = self.reader.node.clone();
+                actix_rt::spawn(async move { caller.serve(&node.freshen(wanted, deadline).await) });
             }
-        })
+        }
     }
+}
+
+impl Wait for Waiting {
+    fn is_gone(&self) -> bool {
+        match self {
+            Waiting::Key(_, read) => read.reply.is_closed(),
+            Waiting::Scan(fresh) => fresh.is_closed(),
+        }
+    }
+
+    fn serve(self, fresh: &Result<(), ReadError>) {
+        match self {
+            Waiting::Key(reader, read) => match fresh {
+                Ok(()) => reader.read(read),
+                Err(error) => answer_to(read.reply, Err(error.clone())),
+            },
+            // A scan that went away needs no answer.
+            Waiting::Scan(scan) => drop(scan.send(fresh.clone())),
+        }
+    }
+}
+
+impl Reader {
+    fn read(&self, ReadKey { key, deadline, reply, .. }: ReadKey) {
+        match read_memory(&*self.node, &key) {
+            Ok((before, Lookup::Ready(found))) => answer_to(reply, Ok(answer(before, found))),
+            Ok((before, Lookup::NeedsDisk)) => {
+                let (node, disk_reads) = (self.node.clone(), self.disk_reads.clone());
+                actix_rt::spawn(async move {
+                    let read = move || node.get(&key).map(|found| answer(before, found));
+                    answer_to(reply, on_disk(disk_reads, deadline, read).await);
+                });
+            }
+            Err(error) => answer_to(reply, Err(error)),
+        }
+    }
+}
+
+fn answer_to(reply: oneshot::Sender<Result<ReadAnswer, ReadError>>, answer: Result<ReadAnswer, ReadError>) {
+    // A reader that has given up needs no answer.
+    drop(reply.send(answer));
 }
 
 impl Actor for StoreActor {
@@ -96,42 +137,18 @@ pub(crate) fn answer(before: Revision, found: Option<Versioned>) -> ReadAnswer {
 }
 
 impl Handler<ReadKey> for StoreActor {
-    type Result = Response<Result<ReadAnswer, ReadError>>;
+    type Result = ();
 
-    fn handle(&mut self, msg: ReadKey, _: &mut Context<Self>) -> Self::Result {
-        if Instant::now() >= msg.deadline {
-            return Response::reply(Err(ReadError::Overloaded));
+    fn handle(&mut self, read: ReadKey, _: &mut Context<Self>) {
+        if Instant::now() >= read.deadline {
+            return answer_to(read.reply, Err(ReadError::Overloaded));
         }
-        let (node, disk_reads) = (self.node.clone(), self.disk_reads.clone());
-        let Some(fresh) = self.freshen(msg.freshness, msg.deadline) else {
-            return match read_memory(&*node, &msg.key) {
-                Ok((before, Lookup::Ready(found))) => Response::reply(Ok(answer(before, found))),
-                Ok((before, Lookup::NeedsDisk)) => {
-                    Response::fut(read_disk(node, disk_reads, msg.key, before, msg.deadline))
-                }
-                Err(error) => Response::reply(Err(error)),
-            };
-        };
-        Response::fut(async move {
-            fresh.await?;
-            match read_memory(&*node, &msg.key)? {
-                (before, Lookup::Ready(found)) => Ok(answer(before, found)),
-                (before, Lookup::NeedsDisk) => {
-                    read_disk(node, disk_reads, msg.key, before, msg.deadline).await
-                }
-            }
-        })
+        let (freshness, deadline) = (read.freshness, read.deadline);
+        if self.reader.node.is_fresh(&freshness) {
+            return self.reader.read(read);
+        }
+        self.freshen(Waiting::Key(self.reader.clone(), read), freshness, deadline);
     }
-}
-
-async fn read_disk(
-    node: Arc<dyn Node>,
-    disk_reads: Arc<Semaphore>,
-    key: Key,
-    before: Revision,
-    deadline: Instant,
-) -> Result<ReadAnswer, ReadError> {
-    on_disk(disk_reads, deadline, move || node.get(&key).map(|found| answer(before, found))).await
 }
 
 /// Reads on the blocking pool, in its turn.
@@ -164,14 +181,18 @@ impl Handler<Scan> for StoreActor {
         if Instant::now() >= deadline {
             return Response::reply(Err(ReadError::Overloaded));
         }
-        let (node, disk_reads) = (self.node.clone(), self.disk_reads.clone());
+        let (node, disk_reads) = (self.reader.node.clone(), self.reader.disk_reads.clone());
         let fresh = match &from {
-            ScanFrom::Now(freshness) => self.freshen(*freshness, deadline),
-            ScanFrom::Listing(_) => None,
+            ScanFrom::Now(freshness) if !node.is_fresh(freshness) => {
+                let (scan, fresh) = oneshot::channel();
+                self.freshen(Waiting::Scan(scan), *freshness, deadline);
+                Some(fresh)
+            }
+            ScanFrom::Now(_) | ScanFrom::Listing(_) => None,
         };
         Response::fut(async move {
             if let Some(fresh) = fresh {
-                fresh.await?;
+                fresh.await.unwrap_or(Err(ReadError::Unavailable))?;
             }
             let scan = move || {
                 let listing = match from {
@@ -193,6 +214,6 @@ impl Handler<GetStoreStatus> for StoreActor {
     type Result = MessageResult<GetStoreStatus>;
 
     fn handle(&mut self, _: GetStoreStatus, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.node.store_stats())
+        MessageResult(self.reader.node.store_stats())
     }
 }
