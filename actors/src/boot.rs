@@ -36,7 +36,7 @@ pub struct BootOptions {
     /// HTTP addresses of members; empty lets a new data directory make a cluster of its own, unless it is to
     /// form one with others. A node that is a member already looks there for peers that it has lost.
     pub join: Vec<String>,
-    /// A new data directory forms a cluster with these.
+    /// A new data directory forms a cluster with these; a member looks there, too.
     pub form: Option<FormOptions>,
     /// A node that joins is to stay a learner.
     pub learner: bool,
@@ -122,8 +122,10 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
     // Opening the stores reads the disk and replays the log's files.
     let started = tokio::task::spawn_blocking(move || Consensus::start(config)).await;
     let consensus = started.map_err(|e| BootError::Failed(e.to_string()))??;
-    if !options.join.is_empty() {
-        tokio::spawn(find_peers(consensus.clone(), options.join));
+    let mut known = options.join;
+    known.extend(options.form.into_iter().flat_map(|form| form.peers));
+    if !known.is_empty() {
+        tokio::spawn(find_peers(consensus.clone(), known));
     }
     Ok(consensus)
 }
