@@ -52,8 +52,8 @@ impl Default for Autopilot {
 /// What one leader remembers between two looks.
 #[derive(Default)]
 struct Tenure {
-    /// When this node began to lead.
-    leads_since: Option<Instant>,
+    /// Since when this leader has known each member.
+    known_since: HashMap<NodeId, Instant>,
     /// Since when each learner has been fit for a vote.
     fit_since: HashMap<NodeId, Instant>,
 }
@@ -106,20 +106,15 @@ impl Core {
         let replication = metrics.replication.as_ref()?;
         let membership = metrics.membership_config.membership();
         let rules = &self.autopilot;
-        let leads_since = *tenure.leads_since.get_or_insert_with(Instant::now);
         let last = metrics.last_log_index.unwrap_or(0);
-        // A peer that this process never heard of has been silent for as long as it leads, at least.
-        let silent = |id| match id == self.me.id {
-            true => Duration::ZERO,
-            false => self.contacts.since(id).unwrap_or(Duration::MAX).min(leads_since.elapsed()),
-        };
         let alive =
             |id| self.contacts.since(id).is_some_and(|t| t < Duration::from_millis(rules.contact_ms_max));
         let caught_up = |id| {
             let matched = replication.get(&id).and_then(|m| m.as_ref()).map(|m| m.index());
             matched.is_some_and(|m| m + rules.trailing_entries_max >= last)
         };
-        tenure.note(membership.learner_ids().filter(|id| alive(*id) && caught_up(*id)).collect());
+        let fit = membership.learner_ids().filter(|id| alive(*id) && caught_up(*id)).collect();
+        tenure.note(membership.nodes().map(|(id, _)| *id).collect(), fit);
         // openraft makes one change at a time: wait until the last one is committed.
         if metrics.membership_config.log_id() != metrics.committed_membership_config.log_id() {
             return None;
@@ -128,7 +123,9 @@ impl Core {
             alive: &|id| id == self.me.id || alive(id),
             fit: &|id| tenure.is_fit(id, Duration::from_millis(rules.stable_ms_min)),
             dead: &|id| {
-                rules.dead_member_timeout_ms.is_some_and(|ms| silent(id) >= Duration::from_millis(ms))
+                let silent = tenure.silence(id, self.contacts.since(id));
+                let dead = |ms| silent >= Duration::from_millis(ms);
+                id != self.me.id && rules.dead_member_timeout_ms.is_some_and(dead)
             },
             latest: &|name| self.store.registered(name).map(|(latest, _, _)| latest),
         };
@@ -139,12 +136,22 @@ impl Core {
 }
 
 impl Tenure {
-    /// Remembers since when each of these learners has been fit; one that is missing begins anew.
-    fn note(&mut self, fit: BTreeSet<NodeId>) {
-        self.fit_since.retain(|id, _| fit.contains(id));
-        for id in fit {
-            self.fit_since.entry(id).or_insert_with(Instant::now);
+    /// Remembers since when each of these has been a member, and these learners fit; one that was missing
+    /// begins anew.
+    fn note(&mut self, members: BTreeSet<NodeId>, fit: BTreeSet<NodeId>) {
+        for (since, now) in [(&mut self.known_since, members), (&mut self.fit_since, fit)] {
+            since.retain(|id, _| now.contains(id));
+            for id in now {
+                since.entry(id).or_insert_with(Instant::now);
+            }
         }
+    }
+
+    /// How long a member has been silent towards this leader: one that only just became a member, or that
+    /// this process never heard of, not for longer than the leader has known it.
+    fn silence(&self, id: NodeId, last_contact: Option<Duration>) -> Duration {
+        let known = self.known_since.get(&id).map_or(Duration::ZERO, Instant::elapsed);
+        last_contact.map_or(known, |contact| contact.min(known))
     }
 
     fn is_fit(&self, id: NodeId, stable: Duration) -> bool {
@@ -308,14 +315,28 @@ mod tests {
     #[test]
     fn fitness_begins_anew_after_a_break() {
         let mut tenure = Tenure::default();
-        tenure.note(BTreeSet::from([3]));
+        tenure.note(BTreeSet::new(), BTreeSet::from([3]));
         assert!(tenure.is_fit(3, Duration::ZERO));
         assert!(!tenure.is_fit(3, Duration::from_secs(3_600)));
         let since = tenure.fit_since[&3];
-        tenure.note(BTreeSet::from([3]));
+        tenure.note(BTreeSet::new(), BTreeSet::from([3]));
         assert_eq!(tenure.fit_since[&3], since);
-        tenure.note(BTreeSet::new());
+        tenure.note(BTreeSet::new(), BTreeSet::new());
         assert!(!tenure.is_fit(3, Duration::ZERO));
+    }
+
+    /// Whoever has just become a member is given its time, however long the leader leads already.
+    #[test]
+    fn a_new_member_is_not_dead() {
+        let long = Duration::from_secs(10);
+        let mut tenure = Tenure::default();
+        let long_ago = Instant::now().checked_sub(long).expect("the clock began when the machine did");
+        tenure.known_since.insert(1, long_ago);
+        tenure.note(BTreeSet::from([1, 2]), BTreeSet::new());
+        assert!(tenure.silence(1, None) >= long);
+        assert_eq!(tenure.silence(1, Some(Duration::ZERO)), Duration::ZERO);
+        assert!(tenure.silence(2, None) < long);
+        assert!(tenure.silence(2, Some(long)) < long);
     }
 
     /// The dead go one at a time, and only while a quorum of the living and three voters stay.
