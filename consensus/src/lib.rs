@@ -24,6 +24,7 @@ mod server;
 pub mod stages;
 mod state_machine;
 mod status;
+mod stores;
 #[cfg(test)]
 mod suite_tests;
 mod tending;
@@ -32,4 +33,5 @@ mod types;
 mod watchdog;
 mod wire;
 
-pub use node::{create_log, wal_dir, Consensus, ConsensusConfig, RaftOptions, StartError, Stores, Timing};
+pub use node::{Consensus, ConsensusConfig, RaftOptions, StartError, Timing};
+pub use stores::{create_log, wal_dir, Stores};
