@@ -23,8 +23,12 @@ const FOUNDING_RETRY: Duration = Duration::from_millis(50);
 pub struct ElectionClock(Mutex<Instant>);
 
 impl ElectionClock {
-    pub fn new() -> Self {
-        Self(Mutex::new(Instant::now()))
+    /// `begun`: when this node began to start. What starting took counts as waiting, except for the spread of the
+    /// draws, so that nodes that start together do not all campaign at once.
+    pub fn new(begun: Instant, timing: &Timing) -> Self {
+        let now = Instant::now();
+        let counts = now.saturating_duration_since(begun).min(timing.vote_pause());
+        Self(Mutex::new(now.checked_sub(counts).unwrap_or(now)))
     }
 
     /// A leader was heard at `at`, or this node voted then.
@@ -78,7 +82,8 @@ async fn found(core: &Core) {
     let end = Instant::now() + Duration::from_millis(core.timing.election_timeout_ms_max);
     let mut leadership = core.leadership.subscribe();
     while leadership.borrow_and_update().leader.is_none() && Instant::now() < end {
-        if !core.campaign_now().await {
+        // Without pre-vote each attempt raises the term, and votes for the one before are void.
+        if !core.campaign_now().await || !core.pre_vote {
             return;
         }
         // Either way the loop looks again.
@@ -120,7 +125,9 @@ mod tests {
     /// An older sign of life does not turn the clock back.
     #[test]
     fn the_clock_only_advances() {
-        let clock = ElectionClock::new();
+        let timing =
+            Timing { heartbeat_interval_ms: 50, election_timeout_ms_min: 250, election_timeout_ms_max: 400 };
+        let clock = ElectionClock::new(Instant::now(), &timing);
         let now = Instant::now() + Duration::from_secs(1);
         clock.heard(now);
         clock.heard(now - Duration::from_millis(500));

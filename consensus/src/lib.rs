@@ -32,6 +32,7 @@ pub mod stages;
 mod standing;
 mod state_machine;
 mod status;
+mod stores;
 #[cfg(test)]
 mod suite_tests;
 mod tending;
@@ -41,5 +42,6 @@ mod upkeep;
 mod watchdog;
 mod wire;
 
-pub use node::{create_log, wal_dir, Consensus, ConsensusConfig, RaftOptions, StartError, Stores, Timing};
+pub use node::{Consensus, ConsensusConfig, RaftOptions, StartError, Timing};
+pub use stores::{create_log, wal_dir, Stores};
 pub use tending::Autopilot;

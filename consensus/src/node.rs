@@ -4,7 +4,7 @@
 //! heartbeats never wait behind HTTP. Everything else talks to it through this handle.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,8 +14,7 @@ use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{watch, Semaphore};
 use vaultdb_kv::{AdminError, Command, Freshness, MemberAddr, NodeId, ReadError};
-use vaultdb_storage::log::LogStore;
-use vaultdb_storage::{DiskLog, LogOptions, MemLog, StateMachine, StorageError, StoreOptions};
+use vaultdb_storage::{LogOptions, StateMachine, StorageError, StoreOptions};
 
 use crate::acceptance::{millis_until, UNSETTLED_KIB_MAX};
 use crate::api::{
@@ -24,7 +23,6 @@ use crate::api::{
 };
 use crate::barrier::ReadBarrier;
 use crate::campaign::{campaign, ElectionClock};
-use crate::codec::LogPayload;
 use crate::contacts::Contacts;
 use crate::core::{marked, shared, Core};
 use crate::formation::Founder;
@@ -38,6 +36,7 @@ use crate::snapshot::throttle::Throttle;
 use crate::snapshot::transfers::Transfers;
 use crate::stages::Stages;
 use crate::state_machine::StateMachineAdapter;
+use crate::stores::Stores;
 use crate::tending::Autopilot;
 use crate::transport::{Accept, Dial};
 use crate::types::{PeerNode, Raft};
@@ -137,67 +136,6 @@ pub struct Consensus {
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-/// The log and the state machine of a node, open. Opening them reads the disk and replays the log's files, which a node
-/// that waits for others may do meanwhile.
-pub struct Stores {
-    log: Arc<dyn LogStore<LogPayload>>,
-    store: Arc<StateMachine>,
-}
-
-/// Where the Raft log lives in a data directory.
-pub fn wal_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("wal")
-}
-
-/// Creates the log of a new data directory, so that from then on a missing one is noticed. Tells
-/// whether it is empty, as a new one is.
-///
-/// # Errors
-/// When the log cannot be created or read.
-pub fn create_log(data_dir: &Path, options: LogOptions) -> Result<bool, StorageError> {
-    let log = DiskLog::<LogPayload>::open(&wal_dir(data_dir), options)?;
-    Ok(log.bounds().last.is_none() && log.vote().is_none())
-}
-
-impl Stores {
-    /// `data_dir`: `None` keeps everything in memory.
-    ///
-    /// # Errors
-    /// [`StartError::LogMissing`], and what the stores fail with.
-    pub fn open(data_dir: Option<&Path>, store: StoreOptions, log: LogOptions) -> Result<Stores, StartError> {
-        let Some(dir) = data_dir else {
-            let log: Arc<dyn LogStore<LogPayload>> = Arc::new(MemLog::new());
-            return Ok(Stores { log, store: Arc::new(StateMachine::in_memory(store)) });
-        };
-        let wal = wal_dir(dir);
-        let has_files = std::fs::read_dir(&wal).is_ok_and(|mut files| files.next().is_some());
-        if !has_files {
-            return Err(StartError::LogMissing(wal));
-        }
-        let log: Arc<dyn LogStore<LogPayload>> = Arc::new(DiskLog::open(&wal, log)?);
-        let store = Arc::new(StateMachine::open(dir, store)?);
-        renew_snapshot(&*log, &store)?;
-        Ok(Stores { log, store })
-    }
-}
-
-/// Makes sure that a snapshot reaches as far as the log is, or is about to be, purged.
-///
-/// A state that is ahead of the log comes from a snapshot whose installation a crash cut short: the data
-/// had been switched, the log not purged nor the older snapshot replaced. openraft then purges the log up
-/// to the applied id, and takes a snapshot that ends before that for damage.
-fn renew_snapshot(log: &dyn LogStore<LogPayload>, store: &StateMachine) -> Result<(), StorageError> {
-    let bounds = log.bounds();
-    let applied = store.applied().log_id;
-    let purged = if applied > bounds.last { applied } else { bounds.purged };
-    let reaches = store.current_snapshot().and_then(|snapshot| snapshot.meta().applied.log_id);
-    if reaches < purged {
-        log::info!("building a snapshot up to {applied:?}: the last one reaches {reaches:?}");
-        store.build_snapshot()?;
-    }
-    Ok(())
-}
-
 fn raft_config(config: &ConsensusConfig) -> Result<Arc<Config>, StartError> {
     let RaftOptions { timing, .. } = config.raft;
     let raft = Config {
@@ -230,6 +168,7 @@ impl Consensus {
     /// # Errors
     /// See [`StartError`]. Nothing keeps running after one.
     pub fn start(mut config: ConsensusConfig) -> Result<Consensus, StartError> {
+        let begun = Instant::now();
         let stores = match config.stores.take() {
             Some(stores) => stores,
             None => Stores::open(config.data_dir.as_deref(), config.store.clone(), config.log.clone())?,
@@ -246,7 +185,7 @@ impl Consensus {
             };
             let mut stopping = stopping;
             runtime.block_on(async move {
-                match start_core(config, stores).await {
+                match start_core(config, stores, begun).await {
                     Ok(parts) => {
                         drop(started.send(Ok(parts)));
                         // An error means that every handle is gone: stop as well.
@@ -459,7 +398,11 @@ fn first_voters(me: &Member, founders: &[Founder]) -> BTreeMap<NodeId, PeerNode>
     }
 }
 
-async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core>, ReadBarrier), StartError> {
+async fn start_core(
+    config: ConsensusConfig,
+    stores: Stores,
+    begun: Instant,
+) -> Result<(Arc<Core>, ReadBarrier), StartError> {
     let raft_config = raft_config(&config)?;
     let runtime = tokio::runtime::Handle::current();
     let contacts = Arc::new(Contacts::default());
@@ -476,8 +419,8 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         Arc::new(Throttle::new(config.raft.snapshot_bytes_per_second_max)),
     );
     let started = Instant::now();
-    // Who never saved a vote never heard a leader.
-    let free_to_vote = stores.log.vote().map_or(started, |_| started + config.raft.timing.vote_pause());
+    // Who never saved a vote never heard a leader. Who did was another process, which ended before this one began.
+    let free_to_vote = stores.log.vote().map_or(begun, |_| begun + config.raft.timing.vote_pause());
     let machine = StateMachineAdapter::new(stores.store.clone(), Arc::new(applied_tx), stages.clone())
         .resuming(stores.log.clone(), transfers.clone());
     let log = LogAdapter::new(stores.log.clone(), stages.clone());
@@ -503,7 +446,7 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
         contacts,
         transfers,
         reception: Reception::default(),
-        election_clock: ElectionClock::new(),
+        election_clock: ElectionClock::new(begun, &config.raft.timing),
         applied,
         stages,
         dismissed: watch::channel(None).0,
@@ -532,31 +475,4 @@ async fn start_core(config: ConsensusConfig, stores: Stores) -> Result<(Arc<Core
     tokio::spawn(campaign(core.clone(), config.founding));
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);
     Ok((core, reads))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use vaultdb_kv::{Command, Key};
-    use vaultdb_storage::{LogId, Op};
-
-    use super::*;
-
-    /// After a crash between the switch to an installed snapshot's data and the rest of the installation,
-    /// the snapshot that openraft finds covers everything that it is about to purge.
-    #[test]
-    fn a_snapshot_reaches_as_far_as_the_log_is_purged() {
-        let id = |index| LogId { term: 1, index };
-        let set = Op::Command(Arc::new(Command::Delete { key: Key::new("k").unwrap() }));
-        let store = StateMachine::in_memory(StoreOptions::default());
-        store.apply(&[(id(100), set.clone())]).unwrap();
-        store.build_snapshot().unwrap();
-        store.apply(&[(id(2993), set)]).unwrap();
-        let log = MemLog::<LogPayload>::new();
-        log.append(vec![(id(0), LogPayload::Blank)], Box::new(|_| {})).unwrap();
-        renew_snapshot(&log, &store).unwrap();
-        let reaches = store.current_snapshot().unwrap().meta().applied.log_id;
-        assert_eq!(reaches, Some(id(2993)));
-    }
 }

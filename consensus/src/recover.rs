@@ -14,8 +14,8 @@ use vaultdb_storage::{DiskLog, LogId, LogOptions, StateMachine, StorageError, St
 use crate::codec::{self, LogPayload};
 use crate::identity::Identity;
 use crate::log_store::READ_BYTES_MAX;
-use crate::node::wal_dir;
 use crate::offline::{durably, OfflineError};
+use crate::stores::wal_dir;
 use crate::types::{PeerNode, SharedCommand, WireMembership};
 
 /// The data directory of a survivor, opened.

@@ -16,8 +16,8 @@ use vaultdb_storage::{
 
 use crate::codec::{self, LogPayload};
 use crate::identity::{Identity, FIRST_NODE_ID};
-use crate::node::wal_dir;
 use crate::offline::{durably, OfflineError};
+use crate::stores::wal_dir;
 use crate::types::{PeerNode, WireMembership};
 
 /// What an empty data directory may hold: the lock of whoever restores, and what a file system puts there.

@@ -178,7 +178,7 @@ class Recovery:
         self.times.setdefault((system, event), []).append(seconds)
         say(f"  {system}: {event}: {seconds * 1000:.0f} ms")
 
-    def form(self, system, cluster):
+    def form(self, system, cluster, used):
         """The cluster's own start waits in long steps: a writer finds the first acknowledged write meanwhile."""
         writer = Writer(cluster, range(NODES))
         with writer:
@@ -186,7 +186,8 @@ class Recovery:
                 first_write = writer.first_after(cluster.started)
                 self.note(system, "formation", first_write)
                 writer.over.set()
-                self.use(system, cluster)
+                if used:
+                    self.use(system, cluster)
 
     def use(self, system, cluster):
         for _ in range(self.args.kills):
@@ -257,7 +258,8 @@ class Recovery:
         for number in range(1, self.args.rounds + 1):
             say(f"round {number} of {self.args.rounds}")
             for system, make in self.systems():
-                self.form(system, make())
+                for last in range(self.args.forms):
+                    self.form(system, make(), last == self.args.forms - 1)
         for keys in self.args.joins:
             self.join(keys)
 
@@ -290,16 +292,16 @@ def parse():
     parser = argparse.ArgumentParser(prog="bench-recovery", description="Formation, failover and recovery beside etcd.")
     for name in ("vaultdb", "etcd", "data"):
         parser.add_argument(f"--{name}", required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, help="fresh clusters of each system (default 5, with --fast 2)")
+    parser.add_argument("--rounds", type=int, help="rounds over all systems (default 3, with --fast 2)")
     parser.add_argument("--keys", type=int, help="keys when all restart (default 1000000, with --fast 50000)")
     parser.add_argument("--joins", help="keys when an empty node joins (default 100000,1000000,5000000, with --fast 100000)")
     parser.add_argument("--fast", action="store_true", help="short runs: about 5 minutes in place of 25")
     parser.add_argument("--output", metavar="FILE", help="also write the tables to this file")
     parser.add_argument("--json", metavar="FILE", help="also write every figure to this file")
     args = parser.parse_args()
-    args.rounds = args.rounds or (2 if args.fast else 5)
+    args.rounds = args.rounds or (2 if args.fast else 3)
     args.keys = args.keys or (50_000 if args.fast else 1_000_000)
-    args.kills, args.returns, args.restarts = (3, 1, 1) if args.fast else (4, 2, 1)
+    args.forms, args.kills, args.returns, args.restarts = (2, 3, 1, 1) if args.fast else (4, 7, 2, 3)
     try:
         args.joins = [int(keys) for keys in (args.joins or ("100000" if args.fast else "100000,1000000,5000000")).split(",")]
     except ValueError:
@@ -317,7 +319,7 @@ def main():
     lines += [
         f"- {figures.version(args.vaultdb, '--version')} against {figures.version(args.etcd, '--version')}; {NODES} nodes and "
         "the writer on this one machine, one system at a time, defaults",
-        f"- {args.rounds} fresh clusters of each in turn; restarts at {args.keys:,} keys; a node is away for {AWAY_SECONDS} s and "
+        f"- {args.rounds} rounds of {args.forms} fresh clusters of each in turn, the last of them used; restarts at {args.keys:,} keys; a node is away for {AWAY_SECONDS} s and "
         f"watched for {BACK_SECONDS} s after: the longest time between two acknowledged writes",
     ]
     try:
