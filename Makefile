@@ -66,7 +66,7 @@ bench-spread: build ## Spread reads over five nodes, each with a share of a proc
 	@scripts/bench-spread.sh $(ARGS)
 
 .PHONY: bench-recovery
-bench-recovery: install-deps ## Measure formation, failover and recovery beside etcd, 25 minutes (ARGS=--fast: 5)
+bench-recovery: install-deps ## Measure formation, failover and recovery beside etcd, 10 minutes (ARGS=--fast: 3)
 	@scripts/bench-recovery.sh $(ARGS)
 
 .PHONY: bench-soak

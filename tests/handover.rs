@@ -78,6 +78,8 @@ fn a_leader_with_a_stalled_disk_steps_aside() {
         Err(format!("after {n} writes node{victim} still leads"))
     });
     println!("writes stood still for {longest:?}");
+    let said = cluster.nodes[victim].log_text().contains("leadership moves away");
+    assert!(said, "leadership moved, but not because of the disk");
     assert!(longest <= STALL_LIMIT, "writes stood still for {longest:?}");
     cluster.kill9(victim);
 }

@@ -42,10 +42,25 @@ impl ElectionClock {
     }
 }
 
+/// Part of the shortest election timeout after which a campaign is repeated at the earliest: a round trip and an
+/// fsync take no longer, see `pace`.
+const RETRY_DIVISOR: u64 = 4;
+
 /// Uniform in the range of the election timeouts. Each timer is drawn apart, so that two nodes seldom
 /// campaign at once.
 fn draw(timing: &Timing) -> Duration {
+    spread(timing.election_timeout_ms_min, timing.election_timeout_ms_max)
+}
+
+/// The wait after a campaign that came to nothing, as while the others start. There is no lease to wait for, and
+/// a pre-vote disturbs nobody.
+fn draw_retry(timing: &Timing) -> Duration {
     let (min, max) = (timing.election_timeout_ms_min, timing.election_timeout_ms_max);
+    let least = min / RETRY_DIVISOR;
+    spread(least, least + max.saturating_sub(min))
+}
+
+fn spread(min: u64, max: u64) -> Duration {
     // The keys of a `RandomState` are random; a hash of nothing is as good as a number of a generator.
     let random = RandomState::new().hash_one(());
     let micros = (max.saturating_sub(min) * 1_000).max(1);
@@ -57,10 +72,14 @@ pub async fn campaign(core: Arc<Core>, founding: bool) {
     if founding || core.is_only_voter() {
         found(&core).await;
     }
+    let mut campaigned: Option<Instant> = None;
     loop {
-        let patience = draw(&core.timing);
+        let (first, again) = (draw(&core.timing), draw_retry(&core.timing));
         loop {
-            let due = core.election_clock.since() + patience;
+            let since = core.election_clock.since();
+            // A leader that was heard meanwhile, or a vote that was given, starts the wait anew.
+            let in_vain = core.pre_vote && campaigned.is_some_and(|campaigned| since <= campaigned);
+            let due = since + if in_vain { again } else { first };
             if due <= Instant::now() {
                 break;
             }
@@ -69,9 +88,11 @@ pub async fn campaign(core: Arc<Core>, founding: bool) {
         if core.fatal.borrow().is_some() {
             return;
         }
-        // The next draw counts from here, whatever comes of this one.
-        core.election_clock.heard(Instant::now());
-        if !core.leadership().is_local && !core.campaign_now().await {
+        // The next wait counts from here, whatever comes of this one.
+        let now = Instant::now();
+        core.election_clock.heard(now);
+        campaigned = (!core.leadership().is_local).then_some(now);
+        if campaigned.is_some() && !core.campaign_now().await {
             return;
         }
     }

@@ -295,7 +295,7 @@ def parse():
     parser.add_argument("--rounds", type=int, help="rounds over all systems (default 3, with --fast 2)")
     parser.add_argument("--keys", type=int, help="keys when all restart (default 1000000, with --fast 50000)")
     parser.add_argument("--joins", help="keys when an empty node joins (default 100000,1000000,5000000, with --fast 100000)")
-    parser.add_argument("--fast", action="store_true", help="short runs: about 5 minutes in place of 25")
+    parser.add_argument("--fast", action="store_true", help="short runs: about 3 minutes in place of 10")
     parser.add_argument("--output", metavar="FILE", help="also write the tables to this file")
     parser.add_argument("--json", metavar="FILE", help="also write every figure to this file")
     args = parser.parse_args()
