@@ -202,7 +202,7 @@ fn rules_between_settings() {
     let line = from_env(&[("VAULTDB_ELECTION_TIMEOUT_MS_MIN", "249")]).unwrap_err().to_string();
     assert_eq!(
         line,
-        "variable VAULTDB_ELECTION_TIMEOUT_MS_MIN: 249 is less than 5 times heartbeat_interval_ms, which is 60"
+        "variable VAULTDB_ELECTION_TIMEOUT_MS_MIN: 249 is less than 5 times heartbeat_interval_ms, which is 50"
     );
     let line = from_env(&[("VAULTDB_HEARTBEAT_INTERVAL_MS", "51")]).unwrap_err().to_string();
     assert!(line.starts_with("election_timeout_ms_min (default): 250 is less than"), "{line}");
