@@ -117,6 +117,8 @@ pub struct Member {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberStatus {
     pub member: Member,
+    /// A change counts once it is past its joint stage: whoever is shown as a voter is one of the majority that
+    /// suffices.
     pub role: Role,
     /// On the leader: it answered within the last two seconds. Elsewhere: the last dial or
     /// frame to it succeeded.

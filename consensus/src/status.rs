@@ -13,7 +13,7 @@ use crate::api::{ClusterStatus, Leader, Leadership, Member, MemberStatus, RaftSt
 use crate::core::Core;
 use crate::membership::CONTACT_MS_MAX;
 use crate::network::Lane;
-use crate::types::{PeerNode, Raft, StoredMembership};
+use crate::types::{Membership, PeerNode, Raft, StoredMembership};
 use crate::wire::Request;
 
 /// How often a peer that was not heard of lately is asked for a sign of life, in milliseconds.
@@ -97,7 +97,9 @@ impl Core {
         let applied = index(&metrics.last_applied).max(*self.applied.borrow());
         let committed = index(&metrics.local_committed).max(applied);
         let last_log = metrics.last_log_index.unwrap_or(0).max(committed);
-        let voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().collect();
+        let members =
+            (metrics.membership_config.membership(), metrics.committed_membership_config.membership());
+        let voters = voters_in_force(metrics.state, members.0, members.1);
         let role = |id: NodeId| if voters.contains(&id) { Role::Voter } else { Role::Learner };
         let members = metrics.membership_config.nodes().map(|(id, node)| {
             let matched = metrics.replication.as_ref().and_then(|r| r.get(id)).and_then(|m| m.as_ref());
@@ -153,11 +155,54 @@ impl Core {
     }
 }
 
+/// Those of whom a majority suffices, whichever node fails next.
+///
+/// While a change is at its joint stage a majority of the old voters has to agree, too: of two that become three
+/// neither can be spared. The stage is over once the leader has committed the end of it, or another node has that end
+/// from the leader: then whichever of the two fails, the other one goes on from there.
+fn voters_in_force(state: ServerState, effective: &Membership, committed: &Membership) -> BTreeSet<NodeId> {
+    let membership = if state == ServerState::Leader { committed } else { effective };
+    membership.get_joint_config().first().cloned().unwrap_or_default()
+}
+
 fn state(state: ServerState, role: Role) -> RaftState {
     match (state, role) {
         (ServerState::Leader, _) => RaftState::Leader,
         (ServerState::Candidate, _) => RaftState::Candidate,
         (ServerState::Follower, Role::Voter) => RaftState::Follower,
         (ServerState::Follower | ServerState::Learner | ServerState::Shutdown, _) => RaftState::Learner,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn membership(voters: &[&[NodeId]]) -> Membership {
+        let sets: Vec<BTreeSet<NodeId>> = voters.iter().map(|set| set.iter().copied().collect()).collect();
+        let nodes: BTreeMap<NodeId, PeerNode> = (1..=3).map(|id| (id, PeerNode::default())).collect();
+        Membership::new(sets, nodes).expect("valid")
+    }
+
+    /// Whoever waits for three voters before it stops one is not told of them while both of the two before are needed;
+    /// and who is being removed is needed to the end.
+    #[test]
+    fn voters_are_those_whose_majority_suffices() {
+        let (two, three) = (membership(&[&[1, 2]]), membership(&[&[1, 2, 3]]));
+        let (grows, shrinks) = (membership(&[&[1, 2], &[1, 2, 3]]), membership(&[&[1, 2, 3], &[1, 2]]));
+        let voters = |state, effective: &Membership, committed: &Membership| {
+            voters_in_force(state, effective, committed).into_iter().collect::<Vec<_>>()
+        };
+        for state in [ServerState::Leader, ServerState::Follower] {
+            assert_eq!(voters(state, &grows, &two), [1, 2], "{state:?}");
+            assert_eq!(voters(state, &grows, &grows), [1, 2], "{state:?}");
+            assert_eq!(voters(state, &three, &three), [1, 2, 3], "{state:?}");
+            assert_eq!(voters(state, &shrinks, &shrinks), [1, 2, 3], "{state:?}");
+            assert_eq!(voters(state, &two, &two), [1, 2], "{state:?}");
+        }
+        assert_eq!(voters(ServerState::Leader, &three, &grows), [1, 2], "nobody else may have the end of it");
+        assert_eq!(voters(ServerState::Follower, &three, &grows), [1, 2, 3]);
     }
 }

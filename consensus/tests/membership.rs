@@ -4,8 +4,9 @@
 
 mod support;
 
-use support::{deadline, eventually, Cluster, Plan, PATIENCE};
-use vaultdb_consensus::api::{JoinRequest, MemberOrder, MemberReply};
+use support::{deadline, eventually, Cluster, Plan, PATIENCE, TIMING};
+use vaultdb_consensus::api::{JoinRequest, MemberOrder, MemberReply, ProposeError};
+use vaultdb_consensus::Timing;
 use vaultdb_kv::{AdminError, MemberAddr, Role};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,5 +188,35 @@ async fn promotion_is_idempotent() {
     assert!(promote(order.clone()).await.unwrap().changed);
     assert!(!promote(order).await.unwrap().changed);
     cluster.wait_voters(4).await;
+    cluster.stop().await;
+}
+
+/// While two voters become three, both are needed: nobody is shown as the third before. It used to be, and a test that
+/// waited for three voters and stopped one of the two at once left a cluster without a quorum.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_is_shown_once_a_majority_with_it_suffices() {
+    // The leader keeps its lease for as long as the change stands still.
+    let timing = Timing { election_timeout_ms_min: 20_000, election_timeout_ms_max: 21_000, ..TIMING };
+    let mut cluster = Cluster::start_with(2, Plan { timing, ..Plan::default() }).await;
+    let (leader, other) = (0, 1);
+    let new = cluster.join("node2").await;
+    cluster.mute(other, leader);
+    let before = cluster.nodes[leader].status().last_log;
+    eventually("the change has reached the new node, and stands still", || {
+        (cluster.nodes[new].status().last_log > before).then_some(())
+    })
+    .await;
+    for node in [leader, new] {
+        let members = cluster.nodes[node].status().members;
+        let voters: Vec<_> = members.iter().filter(|m| m.role == Role::Voter).map(|m| m.member.id).collect();
+        assert_eq!(voters, [1, 2], "as node {node} says");
+    }
+    let stands = cluster.put(leader, "k", "v", 200).await;
+    assert!(matches!(stands, Err(ProposeError::Unknown { .. })), "{stands:?}");
+    cluster.heal();
+    cluster.wait_voters(3).await;
+    cluster.cut(&[other], &[leader, new]);
+    cluster.put(leader, "k", "v", 5_000).await.unwrap();
+    cluster.heal();
     cluster.stop().await;
 }
