@@ -197,11 +197,15 @@ fn a_learner_stays_one_until_it_is_promoted() {
         cluster.must_put(i % 3, &format!("k{i}"), "v");
     }
     assert_eq!(cluster.must_get(2, "k0").as_deref(), Some("v"));
+    // A node that is starting lists nobody yet.
     let shown = |cluster: &Cluster, i: usize| {
-        let members = cluster.ask(i, &Request::get("/v1/members")).json();
-        let rows = members["members"].as_array().unwrap().clone();
-        let row = rows.into_iter().find(|row| row["name"] == "node2").unwrap();
-        (row["role"].as_str().unwrap().to_owned(), row["stays_learner"] == true)
+        eventually(&format!("node{i} lists node2"), CHANGE_LIMIT, || {
+            let answer =
+                cluster.send(i, &Request::get("/v1/members")).map_err(|failure| failure.to_string())?;
+            let rows = answer.json()["members"].as_array().cloned().unwrap_or_default();
+            let row = rows.into_iter().find(|row| row["name"] == "node2").ok_or_else(|| answer.text())?;
+            Ok((row["role"].as_str().unwrap().to_owned(), row["stays_learner"] == true))
+        })
     };
     (0..3).for_each(|i| assert_eq!(shown(&cluster, i), ("learner".into(), true)));
 
