@@ -8,6 +8,7 @@ pub mod command;
 pub mod consistency;
 pub mod error;
 pub mod failpoint;
+pub mod faults;
 pub mod guard;
 pub mod histogram;
 pub mod key;
@@ -20,6 +21,7 @@ pub use backup::{BackupDamage, BackupDecoder, BackupEncoder, BackupHeader, Backu
 pub use command::{Applied, ApplyResult, Command};
 pub use consistency::{Consistency, Freshness};
 pub use error::{AdminError, BadInput, ReadError, WriteError};
+pub use faults::{ActiveFault, FaultKind, Faults};
 pub use guard::{Attempt, Condition, Fingerprint, Guarded, IdempotencyKey, Write};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use key::{Key, Value, Versioned};
