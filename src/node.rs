@@ -2,15 +2,16 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{signal, SignalKind};
 use vaultdb_actors::boot::{
     boot, Autopilot, BootError, BootOptions, FormOptions, LogOptions, RaftOptions, StoreOptions, Timing,
 };
-use vaultdb_actors::{NodeInfo, Options, System};
+use vaultdb_actors::{NodeInfo, Options, SpaceOptions, System};
 use vaultdb_config::Config;
-use vaultdb_kv::{Limits, MemberAddr};
+use vaultdb_kv::{Limits, MemberAddr, Room};
 use vaultdb_web::WebOptions;
 
 use crate::lock::{DataDirLock, LockError};
@@ -95,7 +96,8 @@ async fn serve(config: Config, http: TcpListener, raft: TcpListener) -> Result<(
         raddr: config.advertise_raddr.clone(),
         version: env!("CARGO_PKG_VERSION"),
     };
-    let system = System::start(info, actor_options(&config));
+    let room = Arc::new(Room::new(&config.id, Arc::default()));
+    let system = System::start(info, actor_options(&config, room.clone()));
     let handles = system.handles();
     let workers = config.http_workers_for(std::thread::available_parallelism().map_or(1, usize::from));
     let server = vaultdb_web::serve(http, workers, web_options(&config), move || handles.worker())
@@ -104,7 +106,7 @@ async fn serve(config: Config, http: TcpListener, raft: TcpListener) -> Result<(
     let mut server = actix_web::rt::spawn(server);
     log::info!("node \"{}\" serves HTTP on {}, Raft on {}", config.id, config.haddr, config.raddr);
 
-    let mut booting = Box::pin(boot(boot_options(&config, raft)));
+    let mut booting = Box::pin(boot(boot_options(&config, raft, room)));
     let mut consensus = None;
     let outcome = loop {
         tokio::select! {
@@ -187,10 +189,14 @@ fn usize_of(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
-fn actor_options(config: &Config) -> Options {
+fn actor_options(config: &Config, room: Arc<Room>) -> Options {
+    let space =
+        || SpaceOptions::new(config.data_dir.clone(), config.disk_free_bytes_min, config.ballast_bytes);
     Options {
         fault_injection: config.enable_fault_injection,
         share_reads: config.read_sharing,
+        space: (!config.inmem).then(space),
+        room,
         ..Options::default()
     }
 }
@@ -215,7 +221,7 @@ fn autopilot(config: &Config) -> Autopilot {
     }
 }
 
-fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
+fn boot_options(config: &Config, raft_listener: TcpListener, room: Arc<Room>) -> BootOptions {
     BootOptions {
         data_dir: (!config.inmem).then(|| config.data_dir.clone()),
         name: config.id.clone(),
@@ -243,6 +249,7 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
         store: store_options(config),
         log: log_options(config),
         share_reads: config.read_sharing,
+        room,
     }
 }
 

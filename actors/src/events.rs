@@ -29,7 +29,9 @@ impl EventRing {
             EventKind::Started | EventKind::Recovered | EventKind::Restarted | EventKind::Stopped => {
                 log::Level::Info
             }
-            EventKind::Degraded | EventKind::Failed | EventKind::FaultInjected => log::Level::Warn,
+            EventKind::Degraded | EventKind::Failed | EventKind::FaultInjected | EventKind::ReadOnly => {
+                log::Level::Warn
+            }
             EventKind::Escalated => log::Level::Error,
         };
         log::log!(level, "{component}: {}: {detail}", what.as_str());

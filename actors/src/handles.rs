@@ -289,6 +289,7 @@ impl WorkerHandles {
             replication: replication.unwrap_or_default(),
             write_times,
             health,
+            disk: shared.options.room.measured(),
         }
     }
 

@@ -160,6 +160,7 @@ fn settle(queue: &Rc<Queue>, route: &Route, items: Vec<Item>, outcomes: Outcomes
                 queue.answer(item, Err(WriteError::Unknown { reason }));
             }
             Some(Err(ProposeError::Overloaded)) => queue.answer(item, Err(WriteError::Overloaded)),
+            Some(Err(ProposeError::OutOfSpace(why))) => queue.answer(item, Err(WriteError::OutOfSpace(why))),
             Some(Err(ProposeError::Stopping)) => queue.answer(item, Err(WriteError::Unavailable)),
             None => queue.answer(item, Err(WriteError::unknown("consensus gave no answer"))),
         }

@@ -28,6 +28,7 @@ mod rounds;
 mod sentinel;
 mod shared;
 mod slot;
+mod space;
 mod status;
 mod store;
 mod supervisor;
@@ -39,6 +40,7 @@ pub use listings::{Listing, ListingId, Listings, LISTING_LEASE, PAGED_LISTINGS_M
 pub use messages::{Fault, ReadAnswer, ScanFrom};
 pub use options::Options;
 pub use slot::component_names;
+pub use space::SpaceOptions;
 pub use status::{
     CheckResult, ComponentHealth, Event, EventKind, HealthReport, NodeInfo, NodeStatus, ReplicationStatus,
     UnreachablePeer,

@@ -1,9 +1,14 @@
 //! Every limit of the actors, with its default.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use vaultdb_kv::Room;
+
+use crate::space::SpaceOptions;
+
 /// Limits of admission, probing and healing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Most writes admitted and not answered yet; one more is refused as overloaded.
     pub pending_commands_max: usize,
@@ -34,6 +39,10 @@ pub struct Options {
     pub restart_backoff: Duration,
     /// Threads left behind because an actor blocked them; one more and the node gives up.
     pub abandoned_arbiters_max: usize,
+    /// What of the disk is watched; `None` for a node that has none.
+    pub space: Option<SpaceOptions>,
+    /// Whether the node has room for more data: the same one as [`crate::boot::BootOptions::room`].
+    pub room: Arc<Room>,
     /// Lets `inject` reach the actors. Tests and demonstrations only.
     pub fault_injection: bool,
 }
@@ -56,6 +65,8 @@ impl Default for Options {
             restart_window: Duration::from_secs(60),
             restart_backoff: Duration::from_millis(20),
             abandoned_arbiters_max: 4,
+            space: None,
+            room: Arc::default(),
             fault_injection: false,
         }
     }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use actix::{Addr, WeakAddr};
 use tokio::sync::Notify;
 use vaultdb_consensus::stages::Stage;
-use vaultdb_kv::{failpoint, Command, WriteError};
+use vaultdb_kv::{failpoint, Command, Room, WriteError};
 
 use crate::dispatcher::{Outcome, ReplicationDispatcher};
 use crate::gate::{Answers, Reply};
@@ -48,6 +48,7 @@ impl Item {
 pub(crate) struct Queue {
     pub ack: Ack,
     node: Arc<dyn Node>,
+    room: Arc<Room>,
     pub raft: Slot<RaftNodeActor>,
     address: RefCell<Option<WeakAddr<ReplicationDispatcher>>>,
     commands_max: usize,
@@ -72,6 +73,7 @@ impl Queue {
         Rc::new(Self {
             ack,
             node,
+            room: options.room.clone(),
             raft,
             address: RefCell::default(),
             commands_max: options.pending_commands_max,
@@ -102,13 +104,21 @@ impl Queue {
         self.address.try_borrow().ok()?.as_ref()?.upgrade()
     }
 
-    /// Takes writes in, or refuses those that are too many.
+    /// Takes writes in, or refuses those that are too many, and those that grow the data of a node without room.
     pub fn admit(self: &Rc<Self>, items: Vec<Item>) {
+        let shortage = self.room.shortage();
         for item in items {
             let bytes = self.pending_bytes.get() + item.write.bytes;
-            if self.pending.get() >= self.commands_max || bytes > self.bytes_max {
+            let refusal = match &shortage {
+                Some(why) if item.write.command.grows() => Some(WriteError::OutOfSpace(why.clone())),
+                _ if self.pending.get() >= self.commands_max || bytes > self.bytes_max => {
+                    Some(WriteError::Overloaded)
+                }
+                Some(_) | None => None,
+            };
+            if let Some(refusal) = refusal {
                 self.failed.set(self.failed.get() + 1);
-                self.reply(item, Err(WriteError::Overloaded));
+                self.reply(item, Err(refusal));
                 continue;
             }
             self.pending.set(self.pending.get() + 1);

@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub listings: Listings,
     pub engine: Arc<Vitals>,
     pub cluster: Arc<Vitals>,
+    /// Shown where there is a disk.
+    pub disk: Arc<Vitals>,
     pub events: EventRing,
     /// When the health monitor last ticked, in milliseconds since `started`.
     beat_ms: AtomicU64,
@@ -63,6 +65,7 @@ impl Shared {
             listings: Listings::default(),
             engine: Vitals::new(ComponentId::Engine, Health::Failed, starting()),
             cluster: Vitals::new(ComponentId::Cluster, Health::Failed, starting()),
+            disk: Vitals::new(ComponentId::Disk, Health::Healthy, None),
             events: EventRing::default(),
             beat_ms: AtomicU64::new(0),
             escalation: watch::Sender::new(None),
@@ -94,7 +97,7 @@ impl Shared {
     /// How every component is, as last judged.
     pub fn report(&self) -> HealthReport {
         let stores: Vec<_> = self.stores.read().iter().map(|slot| slot.vitals.clone()).collect();
-        let components = vec![
+        let mut components = vec![
             health_of(&[&self.supervisor.vitals]),
             health_of(&[&self.raft.vitals]),
             health_of(&std::iter::once(&self.engine).chain(&stores).collect::<Vec<_>>()),
@@ -102,6 +105,7 @@ impl Shared {
             health_of(&[&self.health.vitals]),
             health_of(&[&self.cluster]),
         ];
+        components.extend(self.options.space.iter().map(|_| health_of(&[&self.disk])));
         let state = components.iter().map(|component| component.state).max().unwrap_or(Health::Failed);
         HealthReport { state, components }
     }

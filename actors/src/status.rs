@@ -2,7 +2,7 @@
 
 use vaultdb_consensus::api::ClusterStatus;
 use vaultdb_consensus::stages::WriteTimes;
-use vaultdb_kv::Health;
+use vaultdb_kv::{Health, Measured};
 
 use crate::port::StoreStats;
 
@@ -30,6 +30,8 @@ pub struct NodeStatus {
     /// `None` until consensus is up.
     pub write_times: Option<WriteTimes>,
     pub health: HealthReport,
+    /// The room on the data directory's filesystem; `None` where nobody measures it.
+    pub disk: Option<Measured>,
 }
 
 /// How the node's components are.
@@ -113,6 +115,8 @@ pub enum EventKind {
     Escalated,
     FaultInjected,
     Stopped,
+    /// Writes that set a value are refused.
+    ReadOnly,
 }
 
 impl EventKind {
@@ -126,6 +130,7 @@ impl EventKind {
             EventKind::Escalated => "escalated",
             EventKind::FaultInjected => "fault_injected",
             EventKind::Stopped => "stopped",
+            EventKind::ReadOnly => "read_only",
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::messages::{Attach, GetReplicationStatus, Stop};
 use crate::options::Options;
 use crate::port::Node;
 use crate::shared::Shared;
+use crate::space::SpaceWatch;
 use crate::status::NodeInfo;
 use crate::supervisor::Supervisor;
 
@@ -26,17 +27,19 @@ const STOP_MAX: Duration = Duration::from_millis(500);
 pub struct System {
     shared: Arc<Shared>,
     arbiter: Arbiter,
+    _space: Option<SpaceWatch>,
 }
 
 impl System {
-    /// Starts the supervisor and the health monitor. To be called inside a running actix system.
+    /// Looks at the disk once, then starts the supervisor and the health monitor. To be called inside a running actix system.
     pub fn start(info: NodeInfo, options: Options) -> Self {
         let shared = Shared::new(info, options);
+        let space = SpaceWatch::start(&shared);
         let arbiter = Arbiter::new();
         let root = shared.clone();
         let address = Supervisor::start_in_arbiter(&arbiter.handle(), move |_| Supervisor::new(root));
         shared.supervisor.put(address);
-        Self { shared, arbiter }
+        Self { shared, arbiter, _space: space }
     }
 
     pub fn handles(&self) -> Handles {

@@ -105,6 +105,14 @@ pub struct Config {
     /// Memory for one of RocksDB's write buffers, in bytes.
     pub write_buffer_bytes: u64,
 
+    // --- the disk ---
+    /// Under so many free bytes on the filesystem of `data_dir`, or a twentieth of it if that is less, writes that set a
+    /// value are refused; they are taken again at 1.25 times that. 0: never.
+    pub disk_free_bytes_min: u64,
+    /// Size of a file that keeps room for what must still be written on a full disk, in bytes; 0: none. At most half of
+    /// the line above.
+    pub ballast_bytes: u64,
+
     // --- HTTP ---
     /// Threads that serve HTTP; 0 chooses by the number of processors, see [`Config::http_workers_for`].
     pub http_workers: u64,
@@ -156,6 +164,8 @@ impl Default for Config {
             cache_bytes: 64 * MIB,
             block_cache_bytes: 64 * MIB,
             write_buffer_bytes: 32 * MIB,
+            disk_free_bytes_min: 256 * MIB,
+            ballast_bytes: 32 * MIB,
             http_workers: 0,
             requests_in_flight_max: 4_096,
             request_timeout_ms: REQUEST_TIMEOUT_MS_DEFAULT,

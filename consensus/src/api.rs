@@ -3,7 +3,7 @@
 //! Plain data only: nothing of openraft leaves this crate.
 
 use serde::{Deserialize, Serialize};
-use vaultdb_kv::{Applied, MemberAddr, NodeId, Revision, Role};
+use vaultdb_kv::{Applied, MemberAddr, NodeId, Revision, Role, Shortage};
 use vaultdb_storage::LogId;
 
 /// A command that is committed and applied.
@@ -31,6 +31,9 @@ pub enum ProposeError {
     /// Certainly not in any log: too many writes are accepted and not settled yet.
     #[error("too many accepted writes wait for a majority")]
     Overloaded,
+    /// Certainly not in any log: it sets a value, and the leader's disk is nearly full.
+    #[error("{0}")]
+    OutOfSpace(Shortage),
 }
 
 /// Who leads, as this node sees it. Cheap to read for each request.

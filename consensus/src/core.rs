@@ -12,7 +12,7 @@ use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::ReadPolicy;
 use tokio::sync::{watch, Mutex, Semaphore};
 use tokio::time::timeout_at;
-use vaultdb_kv::{failpoint, Command, NodeId};
+use vaultdb_kv::{failpoint, Command, NodeId, Room};
 use vaultdb_storage::StateMachine;
 
 use crate::api::{Committed, Leader, Leadership, ProposeError};
@@ -46,6 +46,8 @@ pub struct Core {
     /// Index of the last applied entry, whose effect is readable.
     pub applied: watch::Receiver<u64>,
     pub stages: Arc<Stages>,
+    /// Whether this node has room for more data.
+    pub room: Arc<Room>,
     pub leadership: watch::Sender<Arc<Leadership>>,
     /// Why this node must not go on, once it has been told: see [`crate::standing`].
     pub dismissed: watch::Sender<Option<String>>,

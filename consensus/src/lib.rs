@@ -26,6 +26,7 @@ mod orders;
 mod pace;
 pub mod recover;
 pub mod restore;
+mod room;
 mod server;
 mod snapshot;
 pub mod stages;

@@ -270,7 +270,8 @@ impl Core {
                 ProposeError::NotLeader
                 | ProposeError::Unreachable { .. }
                 | ProposeError::Unknown { .. }
-                | ProposeError::Overloaded,
+                | ProposeError::Overloaded
+                | ProposeError::OutOfSpace(_),
             ))
             | None => Ok(Attempt::Retry),
             Some(Err(ProposeError::Stopping)) => Err(AdminError::Unavailable),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{watch, Semaphore};
-use vaultdb_kv::{AdminError, Command, Freshness, MemberAddr, NodeId, ReadError};
+use vaultdb_kv::{AdminError, Command, Freshness, MemberAddr, NodeId, ReadError, Room};
 use vaultdb_storage::{LogOptions, StateMachine, StorageError, StoreOptions};
 
 use crate::acceptance::{millis_until, UNSETTLED_KIB_MAX};
@@ -68,6 +68,8 @@ pub struct ConsensusConfig {
     pub stores: Option<Stores>,
     /// Off, each read pays a round of its own: what sharing is measured against.
     pub share_reads: bool,
+    /// Whether this node has room for more data: what it refuses its peers as a leader.
+    pub room: Arc<Room>,
 }
 
 /// How consensus is tuned.
@@ -449,6 +451,7 @@ async fn start_core(
         election_clock: ElectionClock::new(begun, &config.raft.timing),
         applied,
         stages,
+        room: config.room,
         dismissed: watch::channel(None).0,
         fatal: watch::channel(None).0,
         unsettled: Arc::new(Semaphore::new(UNSETTLED_KIB_MAX as usize)),

@@ -271,10 +271,12 @@ async fn answer(core: &Core, from: NodeId, request: Request) -> Response {
             Err(reason) => Response::Refused(reason),
         },
         Request::Propose { commands, deadline_ms } => {
-            Response::Propose(core.propose(commands.into_iter(), deadline(deadline_ms)).await)
+            let propose = |taken| core.propose(taken, deadline(deadline_ms));
+            Response::Propose(core.take_within_room(commands, propose).await)
         }
         Request::Accept { commands, deadline_ms } => {
-            Response::Accept(core.accept(commands.into_iter(), deadline(deadline_ms)).await)
+            let accept = |taken| core.accept(taken, deadline(deadline_ms));
+            Response::Accept(core.take_within_room(commands, accept).await)
         }
         Request::Join { request, deadline_ms } if core.leadership().is_local => {
             Response::Join(core.join(request, deadline(deadline_ms)).await)

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::guard::Guarded;
+use crate::guard::{Guarded, Write};
 use crate::key::{Key, Value};
 use crate::member::{MemberAddr, NodeId};
 use crate::Revision;
@@ -33,6 +33,19 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it sets a value, if its condition holds: what a node refuses while its disk is nearly full.
+    /// Everything else makes room, or is what a cluster cannot do without.
+    pub fn grows(&self) -> bool {
+        match self {
+            Command::Set { .. } => true,
+            Command::Guarded(guarded) => match guarded.write {
+                Write::Set { .. } => true,
+                Write::Delete { .. } => false,
+            },
+            Command::Delete { .. } | Command::RegisterNode { .. } | Command::AdvanceRevision { .. } => false,
+        }
+    }
+
     /// Keys and values in bytes: what the command weighs in a queue.
     pub fn payload_bytes(&self) -> usize {
         match self {
@@ -81,7 +94,19 @@ pub enum ApplyResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::{Condition, IdempotencyKey, Write};
+    use crate::guard::{Condition, IdempotencyKey};
+
+    /// Only what sets a value grows, with or without a condition.
+    #[test]
+    fn what_grows() {
+        let key = Key::new("k").expect("key");
+        let guarded = |write| Command::Guarded(Box::new(Guarded::new(write, vec![Condition::Present], None)));
+        assert!(Command::Set { pairs: vec![] }.grows());
+        assert!(guarded(Write::Set { pairs: vec![] }).grows());
+        assert!(!guarded(Write::Delete { key: key.clone() }).grows());
+        assert!(!Command::Delete { key }.grows());
+        assert!(!Command::AdvanceRevision { by: 1 }.grows());
+    }
 
     /// The encoding of a command is pinned: a change of it would make old logs unreadable.
     #[test]

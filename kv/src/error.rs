@@ -12,6 +12,7 @@ use crate::limits::{
     BATCH_BYTES_MAX, BATCH_PAIRS_MAX, CONDITION_TAGS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX,
     NODE_NAME_BYTES_MAX,
 };
+use crate::room::Shortage;
 use crate::Revision;
 
 /// The input breaks a rule; nothing was done.
@@ -54,8 +55,8 @@ pub enum WriteError {
     #[error("the node is starting or stopping")]
     Unavailable,
     /// Not applied: the disk is nearly full and the write would grow the data.
-    #[error("the disk is nearly full")]
-    OutOfSpace,
+    #[error("{0}")]
+    OutOfSpace(Shortage),
     /// It may or may not take effect, now or later.
     #[error("the outcome of the write is unknown: {reason}")]
     Unknown { reason: String },
@@ -72,7 +73,7 @@ impl WriteError {
             WriteError::NoLeader
             | WriteError::Overloaded
             | WriteError::Unavailable
-            | WriteError::OutOfSpace => true,
+            | WriteError::OutOfSpace(_) => true,
             WriteError::Unknown { .. } => false,
         }
     }

@@ -15,6 +15,7 @@ pub mod key;
 pub mod limits;
 pub mod listing;
 pub mod member;
+pub mod room;
 pub mod units;
 
 pub use backup::{BackupDamage, BackupDecoder, BackupEncoder, BackupHeader, BackupSummary};
@@ -28,6 +29,7 @@ pub use key::{Key, Value, Versioned};
 pub use limits::Limits;
 pub use listing::{EncodeItem, KeyBounds, ListItem, ListQuery, Page, PageFiller, PageRequest};
 pub use member::{Health, MemberAddr, NodeId, Role};
+pub use room::{Measured, Room, Shortage};
 
 /// A cluster-wide number that grows by one with each applied write and is the same on every node.
 pub type Revision = u64;

@@ -37,6 +37,18 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(scale).ok_or_else(|| format!("\"{text}\" is too large"))
 }
 
+/// Bytes in the largest unit of which there is one, with one decimal, rounded down.
+pub fn show_size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            format!("{}.{} {unit}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} B"),
+    }
+}
+
 fn split(text: &str) -> Result<(u64, &str), String> {
     let end = text.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
@@ -61,6 +73,11 @@ mod tests {
         assert_eq!(parse_size("7"), Ok(7));
         for bad in ["", "MiB", "1MB", "1mib", "99999999999GiB"] {
             assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+        for (bytes, shown) in
+            [(0, "0 B"), (1_023, "1023 B"), (1_536, "1.5 KiB"), (u64::MAX, "17179869183.9 GiB")]
+        {
+            assert_eq!(show_size(bytes), shown);
         }
     }
 }

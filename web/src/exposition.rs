@@ -4,7 +4,7 @@
 
 use std::fmt::{Display, Write};
 
-use vaultdb_kv::{Health, HistogramSnapshot};
+use vaultdb_kv::{Health, HistogramSnapshot, Measured};
 
 use crate::app::Worker;
 use crate::backend::Backend;
@@ -21,6 +21,9 @@ impl<B: Backend> Worker<B> {
             write_cluster(&mut page, cluster);
         }
         write_node(&mut page, &status);
+        if let Some(disk) = &status.disk {
+            write_disk(&mut page, disk);
+        }
         if let Some(times) = &status.write_times {
             write_times(&mut page, times);
         }
@@ -90,6 +93,15 @@ fn write_node(page: &mut Page, status: &NodeStatus) {
     page.gauge("vaultdb_cache_bytes", "Bytes in the cache.").value(cache.bytes);
     page.gauge("vaultdb_server_uptime_seconds", "Time since the process started.")
         .value(Seconds(status.uptime_ms.saturating_mul(1_000)));
+}
+
+fn write_disk(page: &mut Page, disk: &Measured) {
+    page.gauge("vaultdb_disk_free_bytes", "Bytes that the node may still take of its data's filesystem.")
+        .value(disk.free_bytes);
+    page.gauge("vaultdb_disk_total_bytes", "Bytes of the filesystem of the node's data.")
+        .value(disk.total_bytes);
+    page.gauge("vaultdb_disk_read_only", "Whether writes that set a value are refused for want of room.")
+        .value(u8::from(disk.read_only));
 }
 
 fn write_times(page: &mut Page, times: &WriteTimes) {

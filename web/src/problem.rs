@@ -293,11 +293,18 @@ impl From<WriteError> for Problem {
             WriteError::NoLeader => Code::NoLeader,
             WriteError::Overloaded => Code::Overloaded,
             WriteError::Unavailable => Code::Starting,
-            WriteError::OutOfSpace => Code::OutOfSpace,
+            WriteError::OutOfSpace(_) => Code::OutOfSpace,
             WriteError::Unknown { .. } => Code::OutcomeUnknown,
         };
         let applied = if error.certainly_not_applied() { Effect::No } else { Effect::Unknown };
-        Self { applied: Some(applied), ..Problem::new(code, error.to_string()) }
+        let limit = match &error {
+            WriteError::OutOfSpace(shortage) => Some(shortage.needed_bytes),
+            WriteError::NoLeader
+            | WriteError::Overloaded
+            | WriteError::Unavailable
+            | WriteError::Unknown { .. } => None,
+        };
+        Self { applied: Some(applied), limit, ..Problem::new(code, error.to_string()) }
     }
 }
 
@@ -331,6 +338,8 @@ impl From<AdminError> for Problem {
 
 #[cfg(test)]
 mod tests {
+    use vaultdb_kv::Shortage;
+
     use super::*;
 
     /// The body holds what RFC 9457 and the contract name, and nothing that does not apply.
@@ -357,7 +366,7 @@ mod tests {
             WriteError::NoLeader,
             WriteError::Overloaded,
             WriteError::Unavailable,
-            WriteError::OutOfSpace,
+            WriteError::OutOfSpace(Shortage { node: "node1".into(), free_bytes: 1, needed_bytes: 2 }),
             WriteError::unknown("x"),
         ];
         for error in errors {

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, ProposeError};
 use vaultdb_consensus::identity::Identity;
 use vaultdb_consensus::{create_log, Autopilot, Consensus, ConsensusConfig, RaftOptions, Timing};
-use vaultdb_kv::{Command, Consistency, Freshness, Key, MemberAddr, ReadError, Role};
+use vaultdb_kv::{Command, Consistency, Freshness, Key, MemberAddr, ReadError, Role, Room};
 
 /// How long a test waits for any one condition.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,6 +29,8 @@ pub struct Cluster {
     pub plan: Plan,
     /// Of every node that was ever started, by name.
     identities: HashMap<String, Identity>,
+    /// What each node that was ever started believes of its disk, by name.
+    pub rooms: HashMap<String, Arc<Room>>,
     disk: Option<TempDir>,
 }
 
@@ -97,8 +99,8 @@ impl Cluster {
         // Off unless asked for: RUST_LOG=debug shows what every node does.
         let _ = env_logger::builder().is_test(true).try_init();
         let disk = plan.on_disk.then(|| tempfile::tempdir().unwrap());
-        let (pipes, identities) = (Pipes::new(), HashMap::new());
-        let mut cluster = Cluster { pipes, nodes: Vec::new(), plan, identities, disk };
+        let (pipes, identities, rooms) = (Pipes::new(), HashMap::new(), HashMap::new());
+        let mut cluster = Cluster { pipes, nodes: Vec::new(), plan, identities, rooms, disk };
         let mut first = Identity::new("node0");
         first.bootstrap();
         cluster.launch(&first);
@@ -111,6 +113,9 @@ impl Cluster {
 
     /// Starts a node with a complete identity.
     pub fn launch(&mut self, identity: &Identity) -> usize {
+        self.rooms
+            .entry(identity.name.clone())
+            .or_insert_with_key(|name| Arc::new(Room::new(name.clone(), Arc::default())));
         self.nodes.push(self.start_node(identity));
         self.identities.insert(identity.name.clone(), identity.clone());
         self.nodes.len() - 1
@@ -145,6 +150,7 @@ impl Cluster {
             log: Default::default(),
             stores: None,
             share_reads: true,
+            room: self.rooms[&identity.name].clone(),
         };
         Consensus::start(config).unwrap()
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use vaultdb_kv::{AdminError, ReadError, WriteError};
+use vaultdb_kv::{AdminError, ReadError, Shortage, WriteError};
 
 use crate::fake::leader;
 use crate::server::TestServer;
@@ -17,7 +17,7 @@ fn write_errors() {
         (WriteError::NoLeader, 503, "no_leader", "no"),
         (WriteError::Overloaded, 429, "overloaded", "no"),
         (WriteError::Unavailable, 503, "starting", "no"),
-        (WriteError::OutOfSpace, 507, "out_of_space", "no"),
+        (out_of_space(), 507, "out_of_space", "no"),
         (WriteError::unknown("a reason"), 504, "outcome_unknown", "unknown"),
     ];
     for (error, status, code, applied) in rows {
@@ -32,6 +32,24 @@ fn write_errors() {
             assert_eq!(problem["applied"], applied, "{problem}");
             assert_eq!(problem["leader"], "node0", "{problem}");
         }
+    }
+}
+
+fn out_of_space() -> WriteError {
+    let node = "node3".into();
+    WriteError::OutOfSpace(Shortage { node, free_bytes: 4_096, needed_bytes: 8_192 })
+}
+
+/// Who has no room for a write learns whose disk it is, what is free there and what would have to be.
+#[test]
+fn out_of_space_names_the_figures() {
+    let server = TestServer::start();
+    server.fake.0.write_errors.lock().unwrap().push_back(out_of_space());
+    let problem = server.call("PUT", "/v1/kv/a", "", Some(b"1")).problem(507, "out_of_space");
+    assert_eq!((&problem["applied"], &problem["limit"]), (&"no".into(), &8_192.into()), "{problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    for named in ["node3", "4096 bytes are free", "8192 must be"] {
+        assert!(detail.contains(named), "{problem}");
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use vaultdb_kv::histogram::IO_BOUNDS_US;
 use vaultdb_kv::{
     AdminError, Applied, ApplyResult, Attempt, Command, Freshness, Guarded, Health, Histogram,
-    IdempotencyKey, Key, MemberAddr, Page, PageFiller, PageRequest, ReadError, Revision, Role, Versioned,
-    Write, WriteError,
+    IdempotencyKey, Key, Measured, MemberAddr, Page, PageFiller, PageRequest, ReadError, Revision, Role,
+    Versioned, Write, WriteError,
 };
 use vaultdb_web::model::{
     CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
@@ -329,6 +329,7 @@ impl Backend for Fake {
             write_times: Some(stages.snapshot()),
             replication: ReplicationStatus { committed: 5, failed: 6, pending: 7, ..Default::default() },
             health: HealthReport { state: Health::Degraded, components: vec![component] },
+            disk: Some(Measured { free_bytes: 13, total_bytes: 14, read_only: true }),
         }
     }
 
