@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use vaultdb_actors::boot::{
 };
 use vaultdb_actors::{NodeInfo, Options, SpaceOptions, System};
 use vaultdb_config::Config;
-use vaultdb_kv::{Limits, MemberAddr, Room};
+use vaultdb_kv::{Faults, Limits, MemberAddr, Room};
 use vaultdb_web::WebOptions;
 
 use crate::lock::{DataDirLock, LockError};
@@ -96,8 +97,9 @@ async fn serve(config: Config, http: TcpListener, raft: TcpListener) -> Result<(
         raddr: config.advertise_raddr.clone(),
         version: env!("CARGO_PKG_VERSION"),
     };
-    let room = Arc::new(Room::new(&config.id, Arc::default()));
-    let system = System::start(info, actor_options(&config, room.clone()));
+    let faults = Arc::new(Faults::default());
+    let room = Arc::new(Room::new(&config.id, faults.clone()));
+    let system = System::start(info, actor_options(&config, faults.clone(), room.clone()));
     let handles = system.handles();
     let workers = config.http_workers_for(std::thread::available_parallelism().map_or(1, usize::from));
     let server = vaultdb_web::serve(http, workers, web_options(&config), move || handles.worker())
@@ -106,7 +108,7 @@ async fn serve(config: Config, http: TcpListener, raft: TcpListener) -> Result<(
     let mut server = actix_web::rt::spawn(server);
     log::info!("node \"{}\" serves HTTP on {}, Raft on {}", config.id, config.haddr, config.raddr);
 
-    let mut booting = Box::pin(boot(boot_options(&config, raft, room)));
+    let mut booting = Box::pin(boot(boot_options(&config, raft, faults, room)));
     let mut consensus = None;
     let outcome = loop {
         tokio::select! {
@@ -189,11 +191,13 @@ fn usize_of(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
-fn actor_options(config: &Config, room: Arc<Room>) -> Options {
+fn actor_options(config: &Config, faults: Arc<Faults>, room: Arc<Room>) -> Options {
     let space =
         || SpaceOptions::new(config.data_dir.clone(), config.disk_free_bytes_min, config.ballast_bytes);
     Options {
         fault_injection: config.enable_fault_injection,
+        faults,
+        data_dir: data_dir(config),
         share_reads: config.read_sharing,
         space: (!config.inmem).then(space),
         room,
@@ -221,9 +225,18 @@ fn autopilot(config: &Config) -> Autopilot {
     }
 }
 
-fn boot_options(config: &Config, raft_listener: TcpListener, room: Arc<Room>) -> BootOptions {
+fn data_dir(config: &Config) -> Option<PathBuf> {
+    (!config.inmem).then(|| config.data_dir.clone())
+}
+
+fn boot_options(
+    config: &Config,
+    raft_listener: TcpListener,
+    faults: Arc<Faults>,
+    room: Arc<Room>,
+) -> BootOptions {
     BootOptions {
-        data_dir: (!config.inmem).then(|| config.data_dir.clone()),
+        data_dir: data_dir(config),
         name: config.id.clone(),
         addr: MemberAddr { raft: config.advertise_raddr.clone(), http: config.advertise_haddr.clone() },
         join: config.join.clone(),
@@ -247,9 +260,10 @@ fn boot_options(config: &Config, raft_listener: TcpListener, room: Arc<Room>) ->
             autopilot: autopilot(config),
         },
         store: store_options(config),
-        log: log_options(config),
+        log: LogOptions { faults: faults.clone(), ..log_options(config) },
         share_reads: config.read_sharing,
         room,
+        faults,
     }
 }
 

@@ -13,7 +13,7 @@ use vaultdb_consensus::identity::{Identity, IdentityError};
 use vaultdb_consensus::offline::OfflineError;
 use vaultdb_consensus::transport::{Tcp, TcpAccept};
 use vaultdb_consensus::{create_log, ConsensusConfig, StartError, Stores};
-use vaultdb_kv::{MemberAddr, Room};
+use vaultdb_kv::{Faults, MemberAddr, Room};
 
 pub use vaultdb_consensus::{Autopilot, Consensus, RaftOptions, Timing};
 use vaultdb_storage::StorageError;
@@ -48,6 +48,8 @@ pub struct BootOptions {
     pub share_reads: bool,
     /// As [`crate::Options::room`].
     pub room: Arc<Room>,
+    /// What is to go wrong, for tests and demonstrations; the log has the same.
+    pub faults: Arc<Faults>,
 }
 
 /// Why a node did not start.
@@ -121,6 +123,7 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
         stores,
         share_reads: options.share_reads,
         room: options.room,
+        faults: options.faults,
     };
     // Opening the stores reads the disk and replays the log's files.
     let started = tokio::task::spawn_blocking(move || Consensus::start(config)).await;

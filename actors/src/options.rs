@@ -1,9 +1,10 @@
 //! Every limit of the actors, with its default.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vaultdb_kv::Room;
+use vaultdb_kv::{Faults, Room};
 
 use crate::space::SpaceOptions;
 
@@ -43,8 +44,12 @@ pub struct Options {
     pub space: Option<SpaceOptions>,
     /// Whether the node has room for more data: the same one as [`crate::boot::BootOptions::room`].
     pub room: Arc<Room>,
-    /// Lets `inject` reach the actors. Tests and demonstrations only.
+    /// Lets `inject` reach the actors, and `inject_fault` everything else. Tests and demonstrations only.
     pub fault_injection: bool,
+    /// The same that the log and consensus have.
+    pub faults: Arc<Faults>,
+    /// Whose files may be damaged on demand; `None` for a node that keeps everything in memory.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -68,6 +73,8 @@ impl Default for Options {
             space: None,
             room: Arc::default(),
             fault_injection: false,
+            faults: Arc::default(),
+            data_dir: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use vaultdb_kv::Health;
 
 use crate::dispatcher::ReplicationDispatcher;
 use crate::events::EventRing;
+use crate::faults::FaultBoard;
 use crate::health::HealthMonitor;
 use crate::listings::Listings;
 use crate::options::Options;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     /// Shown where there is a disk.
     pub disk: Arc<Vitals>,
     pub events: EventRing,
+    pub faults: FaultBoard,
     /// When the health monitor last ticked, in milliseconds since `started`.
     beat_ms: AtomicU64,
     escalation: watch::Sender<Option<String>>,
@@ -51,6 +53,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub fn new(info: NodeInfo, options: Options) -> Arc<Self> {
         let starting = || Some("the node is starting".to_owned());
+        let faults = FaultBoard::new(options.faults.clone());
         Arc::new(Self {
             info,
             options,
@@ -67,6 +70,7 @@ impl Shared {
             cluster: Vitals::new(ComponentId::Cluster, Health::Failed, starting()),
             disk: Vitals::new(ComponentId::Disk, Health::Healthy, None),
             events: EventRing::default(),
+            faults,
             beat_ms: AtomicU64::new(0),
             escalation: watch::Sender::new(None),
             stopping: AtomicBool::new(false),

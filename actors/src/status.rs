@@ -114,6 +114,7 @@ pub enum EventKind {
     Restarted,
     Escalated,
     FaultInjected,
+    FaultCleared,
     Stopped,
     /// Writes that set a value are refused.
     ReadOnly,
@@ -129,6 +130,7 @@ impl EventKind {
             EventKind::Restarted => "restarted",
             EventKind::Escalated => "escalated",
             EventKind::FaultInjected => "fault_injected",
+            EventKind::FaultCleared => "fault_cleared",
             EventKind::Stopped => "stopped",
             EventKind::ReadOnly => "read_only",
         }
