@@ -30,7 +30,7 @@ run: build ## Build and run one node (NODE_ID=node0 DATA_DIR=./data/node0 FLAGS=
 
 .PHONY: demo
 demo: build ## Break five nodes in seven ways under load and watch them heal, 5 minutes (ARGS=--fast: 2)
-	@scripts/install-deps.sh --demo
+	@scripts/install-deps.sh --test
 	@scripts/demo.sh $(ARGS)
 
 .PHONY: test

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Installs what building VaultDB needs beyond Rust, on Debian and its kin. With
-# --test also what the scripts under test call, with --demo what the demo calls,
-# with --bench what the scripts that measure call, with --compare also what
-# building etcd's driver needs. Does nothing when all is there.
+# --test also what the scripts under test call, with --bench what the scripts
+# that measure call, with --compare also what building etcd's driver needs. Does
+# nothing when all is there.
 set -euo pipefail
 
 say() { printf 'install-deps: %s\n' "$*"; }
 
 with_tests=no
-with_bench=no
+with_python=no
 with_compare=no
 case "${1:-}" in
 "") ;;
---test | --demo) with_tests=yes with_bench=yes ;;
---bench) with_bench=yes ;;
---compare) with_bench=yes with_compare=yes ;;
-*) say "unknown argument \"$1\"; usage: install-deps.sh [--test | --demo | --bench | --compare]" >&2; exit 2 ;;
+--test) with_tests=yes with_python=yes ;;
+--bench) with_python=yes ;;
+--compare) with_python=yes with_compare=yes ;;
+*) say "unknown argument \"$1\"; usage: install-deps.sh [--test | --bench | --compare]" >&2; exit 2 ;;
 esac
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -46,7 +46,7 @@ if [ "$with_tests" = yes ]; then
     fi
 fi
 
-if [ "$with_bench" = yes ]; then
+if [ "$with_python" = yes ]; then
     have python3 || missing+=(python3)
 fi
 if [ "$with_compare" = yes ]; then

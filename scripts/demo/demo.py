@@ -49,13 +49,13 @@ class Demo:
         self.args = args
         self.directory = directory
         self.token = f"{random.getrandbits(48):012x}"
-        self.watch = self.load = None
+        self.watch = self.load = self.stage = None
         self.outcomes = []
         self.failures = []
         self.view = View(self.frame)
 
     def frame(self):
-        return frame.lines(self.watch, self.load) if self.load else []
+        return frame.lines(self.watch, self.load, self.stage) if self.load else []
 
     def plan(self):
         """(step, turn) in order; the turn counts how often that step was there before."""
@@ -97,7 +97,7 @@ class Demo:
         self.view.say("service", "a write to node0 is read from each of the five", "good")
 
     def break_and_judge(self, cluster):
-        stage = Stage(cluster, self.watch, self.load, self.view, self.token)
+        stage = self.stage = Stage(cluster, self.watch, self.load, self.view, self.token)
         self.wait_whole(cluster)
         plan = self.plan()
         self.view.say("load", f"{CLIENTS} clients, {WRITES_PER_SECOND} writes a second over all nodes; {len(plan)} faults follow", "head")
@@ -202,10 +202,16 @@ def main():
     return 0 if found.passed else 1
 
 
+def end_in_order(number, _):
+    """Ends through the blocks that stop the nodes; a second signal does not cut them short."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
-    clusters.end_in_order_when_terminated()
-    signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # What is ignored from the start, as by nohup, stays so.
+        if signal.getsignal(ending) != signal.SIG_IGN:
+            signal.signal(ending, end_in_order)
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The live lines: each node as it was last seen, and the load of the last minute."""
+"""The live lines: the fault, each node as it was last seen, and the load of the last minute."""
 
 import time
 
@@ -14,9 +14,9 @@ def node_line(node, status):
     if status is None:
         return f"  node{node}  does not answer", "bad"
     health = status["health"]
-    leader = next((m for m in status["cluster"]["members"] if m["name"] == status["node"]["name"]), None)
+    member = next((each for each in status["cluster"]["members"] if each["name"] == status["node"]["name"]), None)
     role = status["node"]["state"]
-    if role == "follower" and leader and leader["role"] == "learner":
+    if role == "follower" and member and member["role"] == "learner":
         role = "learner"
     words = [f"  node{node}  {role:<9} {health['state']:<9}", f"term {status['cluster']['term']:<4}"]
     words.append(f"applied {status['raft']['applied']:<9,}")
@@ -31,12 +31,13 @@ def node_line(node, status):
 def load_lines(load):
     if load.begin is None:
         return []
-    now = time.monotonic()
+    now = load.end or time.monotonic()
     begin = max(load.begin, now - MINUTE_SECONDS)
     lately = [request for request in load.recent(begin) if request.state == history.ACKNOWLEDGED]
     each = [0] * MINUTE_SECONDS
     for request in lately:
-        each[min(MINUTE_SECONDS - 1, int(now - request.ended))] += 1
+        if request.ended < now:
+            each[min(MINUTE_SECONDS - 1, int(now - request.ended))] += 1
     found = history.slots(lately, begin, now - history.SLOT_SECONDS)
     empty = found.total - found.covered
     return [
@@ -45,6 +46,16 @@ def load_lines(load):
     ]
 
 
-def lines(watch, load):
-    found = [("", "plain"), *(node_line(node, status) for node, status in enumerate(watch.statuses()))]
+def step_line(stage):
+    outcome = stage.outcome if stage else None
+    if outcome is None or outcome.failure:
+        return "", "plain"
+    if outcome.whole is not None:
+        return f"  healed: {outcome.title}", "good"
+    known = "served again" if outcome.back is not None else "detected" if outcome.detected is not None else "not detected yet"
+    return f"  for {time.monotonic() - stage.moment:.1f} s: {outcome.title}: {known}", "warn"
+
+
+def lines(watch, load, stage):
+    found = [step_line(stage), *(node_line(node, status) for node, status in enumerate(watch.statuses()))]
     return found + load_lines(load)
