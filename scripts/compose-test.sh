@@ -2,7 +2,8 @@
 # Tests docker-compose.yml and the Dockerfile's runtime stage on a real engine,
 # with the release binary (or VAULTDB_BINARY): five containers form a cluster;
 # one is killed, one ends by itself, one loses its network, all are stopped and
-# started; every acknowledged write is there at the end, on every node.
+# started; every acknowledged write is there at the end, on every node. Then the
+# demo, which breaks five other containers by fault injection.
 #
 # Exits 0 with one line that begins "compose-test: skipped" where it cannot run.
 set -euo pipefail
@@ -179,4 +180,13 @@ check "all five stop cleanly" all_stopped_cleanly
 compose start >/dev/null 2>&1
 check "all five start again and find each other" wait_until "$START_SECONDS" has_leader "${PORTS[0]}"
 check "nothing was lost" wait_until "$CATCH_UP_SECONDS" every_write_is_everywhere
+
+# Five other containers, in a project of their own.
+compose stop >/dev/null 2>&1
+demo_passes() {
+    VAULTDB_BINARY="$BINARY" scripts/demo.sh --fast --compose >"$COMPOSE_WORK/demo.log" 2>&1 && return
+    tail -n 80 "$COMPOSE_WORK/demo.log" >&2
+    return 1
+}
+check "the demo ends well in containers" demo_passes
 finish
