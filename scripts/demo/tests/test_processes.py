@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+import time
 import unittest
 
 import processes
@@ -25,6 +26,7 @@ class Stubs(processes.Processes):
 
     def spawn(self, node):
         self.spawned += 1
+        self.born[node] = time.monotonic()
         command = ["sh", "-c", f"exit {self.codes.pop(0)}"] if self.codes else ["sleep", "60"]
         return subprocess.Popen(command)
 
