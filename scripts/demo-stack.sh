@@ -18,7 +18,10 @@ check) runs_in_base "$BINARY" ;;
 up)
     write_context "$BINARY"
     compose up -d >&2
-    for i in 0 1 2 3 4; do compose ps -q "node$i"; done
+    for i in 0 1 2 3 4; do
+        docker ps -aq --no-trunc --filter "label=com.docker.compose.project=$PROJECT" \
+            --filter "label=com.docker.compose.service=node$i"
+    done
     ;;
 down) remove_project ;;
 *) echo "usage: demo-stack.sh check|up|down" >&2; exit 2 ;;

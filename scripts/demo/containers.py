@@ -114,18 +114,23 @@ class Containers:
             tails.append(f"--- the end of node{node}'s log\n{done.stdout}{done.stderr}")
         return "\n".join(tails)
 
-    def kill(self, node, away, wiped=False):
-        """SIGKILL; started again after `away` seconds, with an empty volume if `wiped`."""
-        run(["docker", "kill", self.ids[node]], COMMAND_SECONDS_MAX)
-        self.note(node, "killed (docker kill)" + (", its volume is emptied" if wiped else ""))
-        if wiped:
-            run(
-                ["docker", "run", "--rm", "--network", "none", "--volumes-from", self.ids[node], "--entrypoint", "find",
-                 self.environment["COMPOSE_IMAGE"], "/data", "-mindepth", "1", "-delete"],
-                COMMAND_SECONDS_MAX,
-            )
-        with self.lock:
-            self.due[node] = time.monotonic() + away
+    def kill(self, nodes, away, wiped=False):
+        """SIGKILL; started again after `away` seconds, with empty volumes if `wiped`."""
+        run(["docker", "kill", *(self.ids[node] for node in nodes)], COMMAND_SECONDS_MAX)
+        when = time.monotonic() + away
+        for node in nodes:
+            self.note(node, "killed (docker kill)" + (", its volume is emptied" if wiped else ""))
+            if wiped:
+                self.empty(node)
+            with self.lock:
+                self.due[node] = when
+
+    def empty(self, node):
+        run(
+            ["docker", "run", "--rm", "--network", "none", "--volumes-from", self.ids[node], "--entrypoint", "find",
+             self.environment["COMPOSE_IMAGE"], "/data", "-mindepth", "1", "-delete"],
+            COMMAND_SECONDS_MAX,
+        )
 
     def tend(self):
         while not self.over.wait(LOOK_SECONDS):

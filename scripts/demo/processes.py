@@ -86,12 +86,14 @@ class Processes(clusters.VaultDb):
         self.born[node] = time.monotonic()
         return super().spawn(node)
 
-    def kill(self, node, away, wiped=False):
-        """SIGKILL; started again after `away` seconds, with an empty disk if `wiped`."""
+    def kill(self, nodes, away, wiped=False):
+        """SIGKILL; started again after `away` seconds, with empty disks if `wiped`."""
         with self.lock:
-            self.due[node] = (time.monotonic() + away, wiped)
-            self.processes[node].kill()
-        self.note(node, "killed (SIGKILL)" + (", its disk is emptied" if wiped else ""))
+            for node in nodes:
+                self.due[node] = (time.monotonic() + away, wiped)
+                self.processes[node].kill()
+        for node in nodes:
+            self.note(node, "killed (SIGKILL)" + (", its disk is emptied" if wiped else ""))
 
     def tend(self):
         while not self.over.wait(LOOK_SECONDS):

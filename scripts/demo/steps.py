@@ -12,7 +12,6 @@ CUT_SECONDS = 4
 AWAY_SECONDS = 2.0
 # Longer than two election timeouts, so that the watchdog of the disk must act.
 SYNC_DELAY = "2s"
-MINORITY = 2
 # Files of a follower that are damaged in turn.
 FILES = ("wal", "rocksdb")
 # A write to the smaller half is given this long to be refused.
@@ -53,8 +52,7 @@ def stall_disk(stage, turn):
 def kill_two(stage, turn):
     leader, other = stage.leader(), stage.follower(turn)
     stage.begin(f"kill -9 of {name(leader)}, the leader, and {name(other)}", AWAY_SECONDS)
-    for node in (leader, other):
-        stage.cluster.kill(node, AWAY_SECONDS)
+    stage.cluster.kill([leader, other], AWAY_SECONDS)
     rest = set(range(stage.cluster.nodes)) - {leader, other}
     stage.detected(nodes=rest, seen=lambda: other_leads(stage, leader))
     stage.back("writes go on with three", stage.writes_go_on)
@@ -89,7 +87,7 @@ def wipe_node(stage, turn):
     node = stage.follower(turn + 2, stage.cluster.wipeable)
     before = member_id(stage, node)
     stage.begin(f"the disk of {name(node)} is wiped")
-    stage.cluster.kill(node, 0.0, wiped=True)
+    stage.cluster.kill([node], 0.0, wiped=True)
     stage.detected(seen=lambda: unreachable(stage, node) or renewed(stage, node, before))
     stage.back(f"{name(node)} serves again", lambda: renewed(stage, node, before) and stage.serves(node))
     stage.healed(by="joined anew under its old name, took its old vote over")

@@ -59,21 +59,21 @@ class SupervisorTest(unittest.TestCase):
 
     def test_a_node_that_is_killed_is_started_again_with_its_disk(self):
         stubs = self.stubs()
-        stubs.kill(NODE, 0.0)
+        stubs.kill([NODE], 0.0)
         stubs.tend_once()
         self.assertEqual(stubs.spawned, 2)
         self.assertTrue(os.path.isdir(stubs.data(NODE)))
 
     def test_a_node_that_is_wiped_is_started_again_without(self):
         stubs = self.stubs()
-        stubs.kill(NODE, 0.0, wiped=True)
+        stubs.kill([NODE], 0.0, wiped=True)
         stubs.tend_once()
         self.assertEqual(stubs.spawned, 2)
         self.assertFalse(os.path.exists(stubs.data(NODE)))
 
     def test_a_node_that_is_away_is_not_started_too_early(self):
         stubs = self.stubs()
-        stubs.kill(NODE, 3600.0)
+        stubs.kill([NODE], 3600.0)
         stubs.tend_once()
         self.assertEqual(stubs.spawned, 1)
 
