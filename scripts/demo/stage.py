@@ -62,6 +62,8 @@ class Stage:
         self.moment = self.wall = 0.0
         # Writes to one certain node, beside the load; looked up at the end like those of the load.
         self.probes = []
+        # How often each node's files were damaged since its disk was last empty.
+        self.damaged = [0] * cluster.nodes
 
     # --- who ---
 

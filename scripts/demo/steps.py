@@ -14,6 +14,8 @@ AWAY_SECONDS = 2.0
 SYNC_DELAY = "2s"
 # Files of a follower that are damaged in turn.
 FILES = ("wal", "rocksdb")
+# A node of which the files are damaged more often within an hour takes its disk for broken. It is wiped before that.
+DAMAGED_MAX = 2
 # A write to the smaller half is given this long to be refused.
 REFUSAL_SECONDS = 1.0
 
@@ -75,6 +77,7 @@ def cut_in_halves(stage, turn):
 
 def corrupt_file(stage, turn):
     node, file = stage.follower(turn + 1, stage.cluster.wipeable), FILES[turn % len(FILES)]
+    stage.damaged[node] += 1
     before = member_id(stage, node)
     stage.begin(f"bits flip in a file ({file}) of {name(node)}, a follower")
     stage.inject(node, "flip_bits", file=file)
@@ -84,7 +87,11 @@ def corrupt_file(stage, turn):
 
 
 def wipe_node(stage, turn):
-    node = stage.follower(turn + 2, stage.cluster.wipeable)
+    followers = [node for node in stage.cluster.wipeable if node != stage.leader()]
+    node = max(followers, key=lambda each: stage.damaged[each])
+    if stage.damaged[node] < DAMAGED_MAX:
+        node = stage.follower(turn + 2, stage.cluster.wipeable)
+    stage.damaged[node] = 0
     before = member_id(stage, node)
     stage.begin(f"the disk of {name(node)} is wiped")
     stage.cluster.kill([node], 0.0, wiped=True)
