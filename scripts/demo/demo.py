@@ -100,7 +100,8 @@ class Demo:
         stage = self.stage = Stage(cluster, self.watch, self.load, self.view, self.token)
         self.wait_whole(cluster)
         plan = self.plan()
-        self.view.say("load", f"{CLIENTS} clients, {WRITES_PER_SECOND} writes a second over all nodes; {len(plan)} faults follow", "head")
+        load_text = f"{CLIENTS} clients, {WRITES_PER_SECOND} writes a second over all nodes"
+        self.view.say("load", f"{load_text}; {len(plan)} faults follow", "head")
         self.load.start()
         self.pause(EDGE_SECONDS)
         self.walk(stage, plan)
@@ -173,7 +174,8 @@ def parse():
     parser.add_argument("--processes", action="store_true", help="as processes (elsewhere)")
     parser.add_argument("--fast", action="store_true", help="each fault once, without rests: under two minutes in place of five")
     parser.add_argument("--minutes", type=float, metavar="N", help=f"so long, with a fault every {INTERVAL_SECONDS} s")
-    parser.add_argument("--steps", type=step_names, default=list(steps.STEPS), metavar="A,B", help=f"only these: {','.join(steps.STEPS)}")
+    every = list(steps.STEPS)
+    parser.add_argument("--steps", type=step_names, default=every, metavar="A,B", help=f"only these: {','.join(every)}")
     parser.add_argument("--json", metavar="FILE", help="also write the verdict to this file")
     args = parser.parse_args()
     if args.compose and args.processes:

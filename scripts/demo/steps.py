@@ -13,7 +13,7 @@ AWAY_SECONDS = 2.0
 # Longer than two election timeouts, so that the watchdog of the disk must act.
 SYNC_DELAY = "2s"
 # Files of a follower that are damaged in turn.
-FILES = ("wal", "rocksdb")
+FILES = ("rocksdb", "wal")
 # A node of which the files are damaged more often within an hour takes its disk for broken. It is wiped before that.
 DAMAGED_MAX = 2
 # A write to the smaller half is given this long to be refused.
@@ -65,7 +65,8 @@ def cut_in_halves(stage, turn):
     leader, other = stage.leader(), stage.follower(turn)
     smaller = (leader, other)
     larger = [node for node in range(stage.cluster.nodes) if node not in smaller]
-    stage.begin(f"the network is cut: {name(leader)}, the leader, and {name(other)} on one side, for {CUT_SECONDS} s", CUT_SECONDS)
+    title = f"the network is cut: {name(leader)}, the leader, and {name(other)} on one side"
+    stage.begin(f"{title}, for {CUT_SECONDS} s", CUT_SECONDS)
     for a, b in ((a, b) for a in smaller for b in larger):
         stage.inject(a, "peer_drop", peer=name(b), duration=f"{CUT_SECONDS}s")
         stage.inject(b, "peer_drop", peer=name(a), duration=f"{CUT_SECONDS}s")
