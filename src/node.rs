@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{signal, SignalKind};
@@ -10,7 +12,7 @@ use vaultdb_actors::boot::{
 };
 use vaultdb_actors::{NodeInfo, Options, System};
 use vaultdb_config::Config;
-use vaultdb_kv::{Limits, MemberAddr};
+use vaultdb_kv::{Faults, Limits, MemberAddr};
 use vaultdb_web::WebOptions;
 
 use crate::lock::{DataDirLock, LockError};
@@ -95,7 +97,8 @@ async fn serve(config: Config, http: TcpListener, raft: TcpListener) -> Result<(
         raddr: config.advertise_raddr.clone(),
         version: env!("CARGO_PKG_VERSION"),
     };
-    let system = System::start(info, actor_options(&config));
+    let faults = Arc::new(Faults::default());
+    let system = System::start(info, actor_options(&config, faults.clone()));
     let handles = system.handles();
     let workers = config.http_workers_for(std::thread::available_parallelism().map_or(1, usize::from));
     let server = vaultdb_web::serve(http, workers, web_options(&config), move || handles.worker())
@@ -104,7 +107,7 @@ async fn serve(config: Config, http: TcpListener, raft: TcpListener) -> Result<(
     let mut server = actix_web::rt::spawn(server);
     log::info!("node \"{}\" serves HTTP on {}, Raft on {}", config.id, config.haddr, config.raddr);
 
-    let mut booting = Box::pin(boot(boot_options(&config, raft)));
+    let mut booting = Box::pin(boot(boot_options(&config, raft, faults)));
     let mut consensus = None;
     let outcome = loop {
         tokio::select! {
@@ -187,9 +190,11 @@ fn usize_of(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
-fn actor_options(config: &Config) -> Options {
+fn actor_options(config: &Config, faults: Arc<Faults>) -> Options {
     Options {
         fault_injection: config.enable_fault_injection,
+        faults,
+        data_dir: data_dir(config),
         share_reads: config.read_sharing,
         ..Options::default()
     }
@@ -215,9 +220,13 @@ fn autopilot(config: &Config) -> Autopilot {
     }
 }
 
-fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
+fn data_dir(config: &Config) -> Option<PathBuf> {
+    (!config.inmem).then(|| config.data_dir.clone())
+}
+
+fn boot_options(config: &Config, raft_listener: TcpListener, faults: Arc<Faults>) -> BootOptions {
     BootOptions {
-        data_dir: (!config.inmem).then(|| config.data_dir.clone()),
+        data_dir: data_dir(config),
         name: config.id.clone(),
         addr: MemberAddr { raft: config.advertise_raddr.clone(), http: config.advertise_haddr.clone() },
         join: config.join.clone(),
@@ -241,8 +250,9 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
             autopilot: autopilot(config),
         },
         store: store_options(config),
-        log: log_options(config),
+        log: LogOptions { faults: faults.clone(), ..log_options(config) },
         share_reads: config.read_sharing,
+        faults,
     }
 }
 

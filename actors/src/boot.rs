@@ -13,7 +13,7 @@ use vaultdb_consensus::identity::{Identity, IdentityError};
 use vaultdb_consensus::offline::OfflineError;
 use vaultdb_consensus::transport::{Tcp, TcpAccept};
 use vaultdb_consensus::{create_log, ConsensusConfig, StartError, Stores};
-use vaultdb_kv::MemberAddr;
+use vaultdb_kv::{Faults, MemberAddr};
 
 pub use vaultdb_consensus::{Autopilot, Consensus, RaftOptions, Timing};
 use vaultdb_storage::StorageError;
@@ -46,6 +46,8 @@ pub struct BootOptions {
     pub store: StoreOptions,
     pub log: LogOptions,
     pub share_reads: bool,
+    /// What is to go wrong, for tests and demonstrations; the log has the same.
+    pub faults: Arc<Faults>,
 }
 
 /// Why a node did not start.
@@ -118,6 +120,7 @@ pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
         log: options.log,
         stores,
         share_reads: options.share_reads,
+        faults: options.faults,
     };
     // Opening the stores reads the disk and replays the log's files.
     let started = tokio::task::spawn_blocking(move || Consensus::start(config)).await;

@@ -26,9 +26,11 @@ struct Inner {
 impl EventRing {
     pub fn push(&self, component: ComponentId, what: EventKind, detail: String) {
         let level = match what {
-            EventKind::Started | EventKind::Recovered | EventKind::Restarted | EventKind::Stopped => {
-                log::Level::Info
-            }
+            EventKind::Started
+            | EventKind::Recovered
+            | EventKind::Restarted
+            | EventKind::FaultCleared
+            | EventKind::Stopped => log::Level::Info,
             EventKind::Degraded | EventKind::Failed | EventKind::FaultInjected => log::Level::Warn,
             EventKind::Escalated => log::Level::Error,
         };

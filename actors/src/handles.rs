@@ -75,7 +75,7 @@ impl Handles {
 /// The node's actors as one web worker reaches them.
 #[derive(Clone)]
 pub struct WorkerHandles {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     store: Slot<StoreActor>,
     gate: Rc<Gate>,
 }

@@ -6,8 +6,10 @@
 mod adapter;
 pub mod boot;
 mod component;
+mod damage;
 mod dispatcher;
 mod events;
+mod faults;
 mod form;
 mod gate;
 mod handles;
@@ -33,7 +35,9 @@ mod store;
 mod supervisor;
 mod system;
 
+pub use damage::DataFile;
 pub use events::EVENTS_MAX;
+pub use faults::{FaultOrder, FaultRefusal};
 pub use handles::{Handles, WorkerHandles};
 pub use listings::{Listing, ListingId, Listings, LISTING_LEASE, PAGED_LISTINGS_MAX, STREAMED_LISTINGS_MAX};
 pub use messages::{Fault, ReadAnswer, ScanFrom};

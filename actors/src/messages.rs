@@ -263,6 +263,15 @@ pub enum Fault {
     Hang(Duration),
 }
 
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Panic => f.write_str("it is made to panic"),
+            Fault::Hang(time) => write!(f, "it is made to hang for {} ms", time.as_millis()),
+        }
+    }
+}
+
 /// A fault on its way to an actor. Only the supervisor makes one, and only with fault injection on.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

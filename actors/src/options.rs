@@ -1,9 +1,13 @@
 //! Every limit of the actors, with its default.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use vaultdb_kv::Faults;
+
 /// Limits of admission, probing and healing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Most writes admitted and not answered yet; one more is refused as overloaded.
     pub pending_commands_max: usize,
@@ -34,8 +38,12 @@ pub struct Options {
     pub restart_backoff: Duration,
     /// Threads left behind because an actor blocked them; one more and the node gives up.
     pub abandoned_arbiters_max: usize,
-    /// Lets `inject` reach the actors. Tests and demonstrations only.
+    /// Lets `inject` reach the actors, and `inject_fault` everything else. Tests and demonstrations only.
     pub fault_injection: bool,
+    /// The same that the log and consensus have.
+    pub faults: Arc<Faults>,
+    /// Whose files may be damaged on demand; `None` for a node that keeps everything in memory.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -57,6 +65,8 @@ impl Default for Options {
             restart_backoff: Duration::from_millis(20),
             abandoned_arbiters_max: 4,
             fault_injection: false,
+            faults: Arc::default(),
+            data_dir: None,
         }
     }
 }

@@ -109,6 +109,21 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError::Store`].
     fn view(&self) -> Result<Box<dyn View>, ReadError>;
+    /// Writes out what the store has in memory alone. Waits for the disk: only on a blocking thread.
+    ///
+    /// # Errors
+    /// [`ReadError::Store`].
+    fn flush_store(&self) -> Result<(), ReadError> {
+        Ok(())
+    }
+    /// Disturbs the local state as a flipped bit would; only where faults may be injected. May wait for the disk: only
+    /// on a blocking thread.
+    ///
+    /// # Errors
+    /// [`ReadError::Store`].
+    fn flip_state(&self) -> Result<(), ReadError> {
+        Err(ReadError::Store { reason: "this node's state cannot be disturbed".into() })
+    }
     /// How long writes take; recording there never waits for a disk or a network.
     fn stages(&self) -> &Stages;
     /// From memory.

@@ -12,6 +12,7 @@ use vaultdb_kv::Health;
 
 use crate::dispatcher::ReplicationDispatcher;
 use crate::events::EventRing;
+use crate::faults::FaultBoard;
 use crate::health::HealthMonitor;
 use crate::listings::Listings;
 use crate::options::Options;
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub engine: Arc<Vitals>,
     pub cluster: Arc<Vitals>,
     pub events: EventRing,
+    pub faults: FaultBoard,
     /// When the health monitor last ticked, in milliseconds since `started`.
     beat_ms: AtomicU64,
     escalation: watch::Sender<Option<String>>,
@@ -49,6 +51,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub fn new(info: NodeInfo, options: Options) -> Arc<Self> {
         let starting = || Some("the node is starting".to_owned());
+        let faults = FaultBoard::new(options.faults.clone());
         Arc::new(Self {
             info,
             options,
@@ -64,6 +67,7 @@ impl Shared {
             engine: Vitals::new(ComponentId::Engine, Health::Failed, starting()),
             cluster: Vitals::new(ComponentId::Cluster, Health::Failed, starting()),
             events: EventRing::default(),
+            faults,
             beat_ms: AtomicU64::new(0),
             escalation: watch::Sender::new(None),
             stopping: AtomicBool::new(false),

@@ -27,6 +27,12 @@ pub enum ComponentId {
     Engine,
     /// Leader and peers. Seen, not rebuilt.
     Cluster,
+    /// The Raft log's disk. Seen, not rebuilt.
+    Wal,
+    /// The free space of the data directory. Seen, not rebuilt.
+    Disk,
+    /// Whether the data is what it should be. Seen, not rebuilt.
+    Integrity,
 }
 
 /// The names under which components appear in status, events and metrics.
@@ -37,6 +43,9 @@ pub mod component_names {
     pub const HEALTH: &str = "health";
     pub const STORE: &str = "store";
     pub const CLUSTER: &str = "cluster";
+    pub const WAL: &str = "wal";
+    pub const DISK: &str = "disk";
+    pub const INTEGRITY: &str = "integrity";
 }
 
 impl ComponentId {
@@ -48,6 +57,9 @@ impl ComponentId {
             ComponentId::Health => component_names::HEALTH,
             ComponentId::Store(_) | ComponentId::Engine => component_names::STORE,
             ComponentId::Cluster => component_names::CLUSTER,
+            ComponentId::Wal => component_names::WAL,
+            ComponentId::Disk => component_names::DISK,
+            ComponentId::Integrity => component_names::INTEGRITY,
         }
     }
 }

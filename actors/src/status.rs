@@ -112,6 +112,7 @@ pub enum EventKind {
     Restarted,
     Escalated,
     FaultInjected,
+    FaultCleared,
     Stopped,
 }
 
@@ -125,6 +126,7 @@ impl EventKind {
             EventKind::Restarted => "restarted",
             EventKind::Escalated => "escalated",
             EventKind::FaultInjected => "fault_injected",
+            EventKind::FaultCleared => "fault_cleared",
             EventKind::Stopped => "stopped",
         }
     }

@@ -30,6 +30,8 @@ use crate::store::StoreActor;
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// How often it is looked for listings whose leases have ended.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a fault takes to strike: an actor may live on the thread of the worker that is to answer first.
+const STRIKE_DELAY: Duration = Duration::from_millis(20);
 /// Each restart in a window waits this many times longer than the one before.
 const BACKOFF_FACTOR: u32 = 5;
 
@@ -214,6 +216,15 @@ impl Supervisor {
         self.shared().events.push(id, EventKind::Stopped, "its web worker ended".into());
     }
 
+    fn strike(&self, inject: &Inject, ctx: &mut Context<Self>) {
+        if inject.name == ComponentId::Supervisor.name() {
+            ctx.notify(Sabotage(inject.fault));
+        }
+        for member in self.members.iter().filter(|member| member.id().name() == inject.name) {
+            member.component.sabotage(inject.fault);
+        }
+    }
+
     fn watch_health(&mut self, ctx: &mut Context<Self>) {
         let options = &self.shared().options;
         let silent_max = (options.probe_interval + options.probe_timeout) * options.probes_missed_failed;
@@ -235,6 +246,7 @@ impl Actor for Supervisor {
         self.shared().events.push(ComponentId::Supervisor, EventKind::Started, String::new());
         self.start_health(ctx.address());
         ctx.run_interval(WATCH_INTERVAL, Self::watch_health);
+        ctx.run_interval(WATCH_INTERVAL, |this, _| this.shared().faults.sweep(&this.shared().events));
         ctx.run_interval(SWEEP_INTERVAL, |this, _| this.shared().listings.sweep(Instant::now()));
     }
 }
@@ -349,15 +361,15 @@ impl Handler<Inject> for Supervisor {
             self.shared().events.push(
                 ComponentId::Supervisor,
                 EventKind::FaultInjected,
-                format!("{:?}", msg.fault),
+                msg.fault.to_string(),
             );
-            ctx.notify(Sabotage(msg.fault));
         }
         for member in self.members.iter().filter(|member| member.id().name() == msg.name) {
             found = true;
-            let detail = format!("{:?}", msg.fault);
-            self.shared().events.push(member.id(), EventKind::FaultInjected, detail);
-            member.component.sabotage(msg.fault);
+            self.shared().events.push(member.id(), EventKind::FaultInjected, msg.fault.to_string());
+        }
+        if found {
+            ctx.run_later(STRIKE_DELAY, move |this, ctx| this.strike(&msg, ctx));
         }
         found
     }

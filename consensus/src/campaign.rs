@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openraft::async_runtime::WatchReceiver;
+use openraft::ServerState;
 use parking_lot::Mutex;
 use tokio::time::sleep_until;
 
@@ -52,7 +53,7 @@ fn draw(timing: &Timing) -> Duration {
     spread(timing.election_timeout_ms_min, timing.election_timeout_ms_max)
 }
 
-/// The wait after a campaign that came to nothing, as while the others start. There is no lease to wait for, and
+/// The wait after a pre-vote that came to nothing, as while the others start. There is no lease to wait for, and
 /// a pre-vote disturbs nobody.
 fn draw_retry(timing: &Timing) -> Duration {
     let (min, max) = (timing.election_timeout_ms_min, timing.election_timeout_ms_max);
@@ -67,19 +68,57 @@ fn spread(min: u64, max: u64) -> Duration {
     Duration::from_millis(min) + Duration::from_micros(random % micros)
 }
 
+/// A campaign of this node, and the term in which it began.
+#[derive(Debug, Clone, Copy)]
+struct Campaign {
+    at: Instant,
+    term: u64,
+}
+
+impl Campaign {
+    /// Whether the pre-vote was won and the votes of the new term are being counted: only then is the term raised
+    /// and still this node's own.
+    fn is_election(&self, state: ServerState, term: u64) -> bool {
+        state == ServerState::Candidate && term > self.term
+    }
+}
+
+/// One timer, as long as it is for each reason.
+#[derive(Debug, Clone, Copy)]
+struct Draws {
+    first: Duration,
+    again: Duration,
+}
+
+impl Draws {
+    fn new(timing: &Timing) -> Self {
+        Self { first: draw(timing), again: draw_retry(timing) }
+    }
+
+    /// How long to wait, after `since`, for the next campaign. `in_vain`: nothing but the pre-vote of the last one came
+    /// of it. A real election gets its time: one that is begun anew before it is counted voids the votes that others
+    /// have just made durable.
+    fn wait(&self, in_vain: bool) -> Duration {
+        if in_vain {
+            self.again
+        } else {
+            self.first
+        }
+    }
+}
+
 /// Campaigns for as long as consensus runs. `founding`: nobody can lead yet, so there is nothing to wait for.
 pub async fn campaign(core: Arc<Core>, founding: bool) {
     if founding || core.is_only_voter() {
         found(&core).await;
     }
-    let mut campaigned: Option<Instant> = None;
+    let mut campaigned: Option<Campaign> = None;
     loop {
-        let (first, again) = (draw(&core.timing), draw_retry(&core.timing));
+        let draws = Draws::new(&core.timing);
         loop {
             let since = core.election_clock.since();
-            // A leader that was heard meanwhile, or a vote that was given, starts the wait anew.
-            let in_vain = core.pre_vote && campaigned.is_some_and(|campaigned| since <= campaigned);
-            let due = since + if in_vain { again } else { first };
+            let in_vain = campaigned.is_some_and(|campaign| core.is_in_vain(campaign, since));
+            let due = since + draws.wait(in_vain);
             if due <= Instant::now() {
                 break;
             }
@@ -91,7 +130,8 @@ pub async fn campaign(core: Arc<Core>, founding: bool) {
         // The next wait counts from here, whatever comes of this one.
         let now = Instant::now();
         core.election_clock.heard(now);
-        campaigned = (!core.leadership().is_local).then_some(now);
+        let (_, term) = core.state_and_term();
+        campaigned = (!core.leadership().is_local).then_some(Campaign { at: now, term });
         if campaigned.is_some() && !core.campaign_now().await {
             return;
         }
@@ -117,6 +157,19 @@ impl Core {
     async fn campaign_now(&self) -> bool {
         let pre_vote = self.pre_vote && !self.is_only_voter();
         self.raft.trigger().elect(pre_vote).await.is_ok()
+    }
+
+    /// Whether a campaign has come to nothing more than a pre-vote that nobody granted yet. A leader that was heard
+    /// `since`, or a vote that was given, starts the wait anew.
+    fn is_in_vain(&self, campaign: Campaign, since: Instant) -> bool {
+        let (state, term) = self.state_and_term();
+        self.pre_vote && since <= campaign.at && !campaign.is_election(state, term)
+    }
+
+    fn state_and_term(&self) -> (ServerState, u64) {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.state, metrics.vote.leader_id.term)
     }
 
     fn is_only_voter(&self) -> bool {

@@ -24,6 +24,7 @@ mod node;
 pub mod offline;
 mod orders;
 mod pace;
+mod peer_faults;
 pub mod recover;
 pub mod restore;
 mod server;

@@ -28,6 +28,7 @@ use crate::codec::LogPayload;
 use crate::contacts::Contacts;
 use crate::identity::Member;
 use crate::link::{self, Link, LinkError, Route};
+use crate::peer_faults::PeerFaults;
 use crate::snapshot::send::{self, STEP_MS_MAX};
 use crate::snapshot::throttle::Throttle;
 use crate::snapshot::transfers::Transfers;
@@ -74,9 +75,11 @@ pub struct Links {
     links: Mutex<HashMap<(NodeId, Lane), (String, Link)>>,
     transfers: Arc<Transfers>,
     throttle: Arc<Throttle>,
+    pub faults: Arc<PeerFaults>,
 }
 
 impl Links {
+    #[allow(clippy::too_many_arguments)] // Each is a part of its own that the node has made before.
     pub fn new(
         me: &Member,
         contacts: Arc<Contacts>,
@@ -85,6 +88,7 @@ impl Links {
         runtime: Handle,
         transfers: Arc<Transfers>,
         throttle: Arc<Throttle>,
+        faults: Arc<PeerFaults>,
     ) -> Arc<Self> {
         let (book, links) = (Arc::default(), Mutex::default());
         Arc::new(Self {
@@ -98,6 +102,7 @@ impl Links {
             links,
             transfers,
             throttle,
+            faults,
         })
     }
 
@@ -109,6 +114,7 @@ impl Links {
             addr: addr.to_owned(),
             book: self.book.clone(),
             silence_max: Duration::from_millis(silence_ms_max),
+            faults: self.faults.clone(),
         }
     }
 

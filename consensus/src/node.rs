@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{watch, Semaphore};
-use vaultdb_kv::{AdminError, Command, Freshness, MemberAddr, NodeId, ReadError};
+use vaultdb_kv::{AdminError, Command, Faults, Freshness, MemberAddr, NodeId, ReadError};
 use vaultdb_storage::{LogOptions, StateMachine, StorageError, StoreOptions};
 
 use crate::acceptance::{millis_until, UNSETTLED_KIB_MAX};
@@ -31,6 +32,7 @@ use crate::identity::Member;
 use crate::log_store::LogAdapter;
 use crate::network::{Links, Network};
 use crate::pace::watch_pace;
+use crate::peer_faults::PeerFaults;
 use crate::snapshot::receive::Reception;
 use crate::snapshot::throttle::Throttle;
 use crate::snapshot::transfers::Transfers;
@@ -68,6 +70,8 @@ pub struct ConsensusConfig {
     pub stores: Option<Stores>,
     /// Off, each read pays a round of its own: what sharing is measured against.
     pub share_reads: bool,
+    /// What is to go wrong between this node and its peers, for tests and demonstrations.
+    pub faults: Arc<Faults>,
 }
 
 /// How consensus is tuned.
@@ -398,6 +402,16 @@ fn first_voters(me: &Member, founders: &[Founder]) -> BTreeMap<NodeId, PeerNode>
     }
 }
 
+/// Faults are asked for by name, and the membership knows the names.
+fn name_peers(core: &Core) {
+    let raft = core.raft.clone();
+    core.links.faults.names(move |id| {
+        let metrics = raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.get_node(&id).map(|node| node.name.clone())
+    });
+}
+
 async fn start_core(
     config: ConsensusConfig,
     stores: Stores,
@@ -417,6 +431,7 @@ async fn start_core(
         runtime.clone(),
         transfers.clone(),
         Arc::new(Throttle::new(config.raft.snapshot_bytes_per_second_max)),
+        Arc::new(PeerFaults::new(config.faults)),
     );
     let started = Instant::now();
     // Who never saved a vote never heard a leader. Who did was another process, which ended before this one began.
@@ -463,6 +478,7 @@ async fn start_core(
         seeking: AtomicBool::new(false),
         runtime,
     });
+    name_peers(&core);
     tokio::spawn(server::serve(core.clone(), listener));
     tokio::spawn(status::watch_leadership(core.clone()));
     tokio::spawn(status::ping_peers(core.clone()));

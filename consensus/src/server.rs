@@ -18,6 +18,7 @@ use vaultdb_kv::NodeId;
 use crate::api::JoinRequest;
 use crate::core::Core;
 use crate::formation::{FormAnswer, Plan};
+use crate::peer_faults::PeerFaults;
 use crate::snapshot::{receive, PIECES_IN_FLIGHT_MAX};
 use crate::transport::{Accept, Connection};
 use crate::types::{log_id, raft_log_id, raft_vote, vote, Entry, TypeConfig};
@@ -71,22 +72,24 @@ async fn connection(core: Arc<Core>, stream: Connection) -> io::Result<()> {
         (id, Request::Form(_)) => return wire::send(&mut writer, id, &Response::Form(member(&core))).await,
         _ => return Err(io::Error::other("the first frame is no hello")),
     };
+    core.links.faults.check(hello.from)?;
     if let Some(refusal) = refuse(&core, &hello) {
         wire::send(&mut writer, id, &refusal).await?;
         return Err(io::Error::other(format!("refused node {}: {refusal:?}", hello.from)));
     }
     wire::send(&mut writer, id, &Response::Done).await?;
     let (answers, queue) = mpsc::channel(REQUESTS_MAX);
+    let (from, faults) = (hello.from, core.links.faults.clone());
     let session = Session {
         number: core.reception.connection(),
         core,
-        from: hello.from,
+        from,
         answers,
         places: Arc::new(Semaphore::new(REQUESTS_MAX)),
     };
     tokio::select! {
         read = session.read_requests(&mut reader) => read,
-        written = write_answers(queue, &mut writer) => written,
+        written = write_answers(queue, from, &faults, &mut writer) => written,
     }
 }
 
@@ -111,17 +114,39 @@ fn refuse(core: &Core, hello: &Hello) -> Option<Response> {
     None
 }
 
-async fn write_answers(mut queue: mpsc::Receiver<(u64, Response)>, writer: &mut Writer) -> io::Result<()> {
+/// An answer and its request; when it may leave, `None` is at once.
+struct Answer {
+    due: Option<Instant>,
+    id: u64,
+    response: Response,
+}
+
+async fn write_answers(
+    mut queue: mpsc::Receiver<Answer>,
+    to: NodeId,
+    faults: &PeerFaults,
+    writer: &mut Writer,
+) -> io::Result<()> {
     let mut out = Vec::new();
-    while let Some(answer) = queue.recv().await {
-        let mut next = Some(answer);
-        while let Some((id, response)) = next {
+    let mut held = None;
+    loop {
+        let next = match held.take() {
+            Some(held) => Some(held),
+            None => queue.recv().await,
+        };
+        let Some(first) = next else { return Ok(()) };
+        faults.release(to, first.due).await;
+        let mut next = Some(first);
+        while let Some(Answer { id, response, .. }) = next {
             wire::push_frame(&mut out, id, &response)?;
             next = if out.len() < wire::WRITE_BYTES { queue.try_recv().ok() } else { None };
+            if next.as_ref().is_some_and(|answer| faults.holds(to, answer.due)) {
+                held = next.take();
+            }
         }
+        faults.check(to)?;
         wire::write_out(writer, &mut out).await?;
     }
-    Ok(())
 }
 
 struct Session {
@@ -129,7 +154,7 @@ struct Session {
     number: u64,
     core: Arc<Core>,
     from: NodeId,
-    answers: mpsc::Sender<(u64, Response)>,
+    answers: mpsc::Sender<Answer>,
     places: Arc<Semaphore>,
 }
 
@@ -141,6 +166,7 @@ impl Session {
         let mut pieces = None;
         while let Some(frame) = reader.next().await {
             let (id, request) = wire::parse(frame?)?;
+            self.core.links.faults.check(self.from)?;
             self.core.contacts.heard(self.from);
             let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
             match request {
@@ -161,11 +187,13 @@ impl Session {
     fn write_pieces(&self) -> mpsc::Sender<Piece> {
         let (sender, mut pieces) = mpsc::channel::<Piece>(PIECES_IN_FLIGHT_MAX);
         let (core, answers, number) = (self.core.clone(), self.answers.clone(), self.number);
+        let from = self.from;
         tokio::spawn(async move {
             while let Some((id, chunk, place)) = pieces.recv().await {
                 let response = receive::chunk(core.clone(), number, chunk).await;
+                let due = core.links.faults.due(from);
                 // The connection may be gone; its peer then counts the piece as lost.
-                drop(answers.send((id, response)).await);
+                drop(answers.send(Answer { due, id, response }).await);
                 drop(place);
             }
         });
@@ -224,11 +252,13 @@ impl Session {
         place: OwnedSemaphorePermit,
         response: impl std::future::Future<Output = Response> + Send + 'static,
     ) {
-        let answers = self.answers.clone();
+        let (answers, from) = (self.answers.clone(), self.from);
+        let faults = self.core.links.faults.clone();
         tokio::spawn(async move {
             let response = response.await;
+            let due = faults.due(from);
             // The connection may be gone; its peer then counts the request as lost.
-            drop(answers.send((id, response)).await);
+            drop(answers.send(Answer { due, id, response }).await);
             drop(place);
         });
     }

@@ -97,6 +97,11 @@ impl Faults {
         before - active.len()
     }
 
+    /// Whether any fault may be on. Cheap: what is asked before the name of a peer is looked up.
+    pub fn may_be_on(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
     /// How much longer an fdatasync of the log is to take now.
     pub fn fsync_delay(&self) -> Duration {
         self.longest(|kind| match kind {

@@ -1,7 +1,10 @@
 //! What can be tuned of the Raft log, with the defaults and why they are what they are.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
+
+use vaultdb_kv::Faults;
 
 use crate::disk_log::sector::SECTOR_BYTES;
 
@@ -17,6 +20,8 @@ pub struct LogOptions {
     pub queue_bytes_max: usize,
     /// Longest wait of an append for a full queue; then the log fails for good.
     pub queue_wait_max: Duration,
+    /// What of the disk is to go wrong, for tests and demonstrations.
+    pub faults: Arc<Faults>,
 }
 
 /// What a file of the log may measure. A place in it has 32 bits.
@@ -37,6 +42,7 @@ impl Default for LogOptions {
             cache_bytes: 8 << 20,
             queue_bytes_max: 48 << 20,
             queue_wait_max: Duration::from_secs(10),
+            faults: Arc::default(),
         }
     }
 }

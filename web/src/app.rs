@@ -154,6 +154,14 @@ impl<B: Backend> Worker<B> {
             }
             (Route::Members, Verb::Get | Verb::Head) => self.members(call).await,
             (Route::Status, Verb::Get | Verb::Head) => Ok(self.status().await),
+            (Route::Faults, Verb::Get | Verb::Head) => self.list_faults(call),
+            (Route::Faults, Verb::Post) => self.inject_fault(call, payload).await,
+            (Route::Faults, Verb::Delete) => self.clear_faults(call, payload).await,
+            (Route::Fault, Verb::Delete) => self.clear_fault(call, payload).await,
+            (Route::Faults | Route::Fault, _) => {
+                self.check_faults_allowed(&call)?;
+                Err(method_not_allowed(route))
+            }
             (Route::Livez, Verb::Get | Verb::Head) => self.livez(call).await,
             (Route::Readyz, Verb::Get | Verb::Head) => self.readyz(call).await,
             (Route::Metrics, Verb::Get | Verb::Head) => Ok(self.metrics().await),
@@ -209,7 +217,7 @@ fn panicked(verb: Verb) -> Problem {
     }
 }
 
-fn no_such_route(http: &HttpRequest) -> Problem {
+pub(crate) fn no_such_route(http: &HttpRequest) -> Problem {
     Problem::new(Code::NoSuchRoute, format!("there is no route {}", echo(http.uri().path().as_bytes())))
 }
 

@@ -12,8 +12,8 @@ use vaultdb_kv::{
 };
 
 use crate::model::{
-    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, MemberOrder,
-    MemberReply, NodeStatus, ReadAnswer, ScanFrom,
+    ActiveFault, CheckResult, EntryFate, FaultOrder, FaultRefusal, JoinReply, JoinRequest, Leadership,
+    Listing, Listings, LogId, MemberOrder, MemberReply, NodeStatus, ReadAnswer, ScanFrom,
 };
 
 /// One web worker's door to the node. Made on that worker's thread and never leaves it.
@@ -82,6 +82,21 @@ pub trait Backend: 'static {
         order: MemberOrder,
         deadline: Instant,
     ) -> impl Future<Output = Result<MemberReply, AdminError>>;
+
+    /// Whether faults may be injected at all.
+    fn may_inject_faults(&self) -> bool;
+
+    /// Lets something go wrong; answers with the fault, if it lasts and can be cleared.
+    fn inject_fault(
+        &self,
+        order: FaultOrder,
+    ) -> impl Future<Output = Result<Option<ActiveFault>, FaultRefusal>>;
+
+    /// The faults that are on and can be cleared, oldest first.
+    fn active_faults(&self) -> Vec<ActiveFault>;
+
+    /// Ends one fault, or all; tells how many.
+    fn clear_faults(&self, id: Option<u64>) -> usize;
 
     /// Who leads, as this node sees it. Asked for each answer, so it must be cheap.
     fn leadership(&self) -> Arc<Leadership>;

@@ -10,8 +10,8 @@ use vaultdb_kv::{
 
 use crate::backend::Backend;
 use crate::model::{
-    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, MemberOrder,
-    MemberReply, NodeStatus, ReadAnswer, ScanFrom,
+    ActiveFault, CheckResult, EntryFate, FaultOrder, FaultRefusal, JoinReply, JoinRequest, Leadership,
+    Listing, Listings, LogId, MemberOrder, MemberReply, NodeStatus, ReadAnswer, ScanFrom,
 };
 
 // Inherent methods of the same names do the work: paths, not method calls, so that none calls itself.
@@ -68,6 +68,22 @@ impl Backend for WorkerHandles {
 
     async fn change_member(&self, order: MemberOrder, deadline: Instant) -> Result<MemberReply, AdminError> {
         WorkerHandles::change_member(self, order, deadline).await
+    }
+
+    fn may_inject_faults(&self) -> bool {
+        WorkerHandles::may_inject_faults(self)
+    }
+
+    async fn inject_fault(&self, order: FaultOrder) -> Result<Option<ActiveFault>, FaultRefusal> {
+        WorkerHandles::inject_fault(self, order).await
+    }
+
+    fn active_faults(&self) -> Vec<ActiveFault> {
+        WorkerHandles::active_faults(self)
+    }
+
+    fn clear_faults(&self, id: Option<u64>) -> usize {
+        WorkerHandles::clear_faults(self, id)
     }
 
     fn leadership(&self) -> Arc<Leadership> {

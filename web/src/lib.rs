@@ -14,6 +14,7 @@ mod connection;
 mod cursor;
 mod data;
 mod exposition;
+mod faults;
 mod guards;
 mod handles;
 mod items;

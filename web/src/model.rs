@@ -8,3 +8,5 @@ pub use vaultdb_actors::{
     TransferDirection, TransferStatus, TransferTotals, WriteTimes, LISTING_LEASE, PAGED_LISTINGS_MAX,
     STREAMED_LISTINGS_MAX,
 };
+pub use vaultdb_actors::{DataFile, Fault, FaultOrder, FaultRefusal};
+pub use vaultdb_kv::{ActiveFault, FaultKind};

@@ -21,6 +21,8 @@ pub(crate) enum Route {
     Member,
     Promote,
     Leader,
+    Faults,
+    Fault,
     Livez,
     Readyz,
     Metrics,
@@ -30,7 +32,7 @@ pub(crate) enum Route {
 
 impl Route {
     /// Every route, in the order of its discriminant.
-    pub(crate) const ALL: [Route; 17] = [
+    pub(crate) const ALL: [Route; 19] = [
         Route::Keys,
         Route::Key,
         Route::Kv,
@@ -43,6 +45,8 @@ impl Route {
         Route::Member,
         Route::Promote,
         Route::Leader,
+        Route::Faults,
+        Route::Fault,
         Route::Livez,
         Route::Readyz,
         Route::Metrics,
@@ -67,6 +71,9 @@ impl Route {
                 None => (Route::Member, rest),
             };
         }
+        if let Some(rest) = path.strip_prefix("/v1/faults/") {
+            return (Route::Fault, rest);
+        }
         let route = match path {
             "/key" => Route::Keys,
             "/v1/kv" => Route::List,
@@ -75,6 +82,7 @@ impl Route {
             "/join" => Route::Join,
             "/v1/members" => Route::Members,
             "/v1/leader" => Route::Leader,
+            "/v1/faults" => Route::Faults,
             "/livez" => Route::Livez,
             "/readyz" => Route::Readyz,
             "/metrics" => Route::Metrics,
@@ -99,6 +107,8 @@ impl Route {
             Route::Member => "/v1/members/{name}",
             Route::Promote => "/v1/members/{name}/promote",
             Route::Leader => "/v1/leader",
+            Route::Faults => "/v1/faults",
+            Route::Fault => "/v1/faults/{id}",
             Route::Livez => "/livez",
             Route::Readyz => "/readyz",
             Route::Metrics => "/metrics",
@@ -111,7 +121,8 @@ impl Route {
     pub(crate) fn allow(self) -> &'static str {
         match self {
             Route::Keys | Route::Join | Route::Leader | Route::Promote => "POST",
-            Route::Member => "DELETE",
+            Route::Member | Route::Fault => "DELETE",
+            Route::Faults => "GET, HEAD, POST, DELETE",
             Route::Key => "GET, HEAD, DELETE",
             Route::Kv => "GET, HEAD, PUT, DELETE",
             Route::List
@@ -180,6 +191,8 @@ mod tests {
         assert_eq!(Route::find("/v1/kv//"), (Route::Kv, "/"));
         assert_eq!(Route::find("/v1/kv"), (Route::List, ""));
         assert_eq!(Route::find("/v1/kv/"), (Route::Kv, ""));
+        assert_eq!(Route::find("/v1/faults"), (Route::Faults, ""));
+        assert_eq!(Route::find("/v1/faults/7"), (Route::Fault, "7"));
         assert_eq!(Route::find("/v1/snapshot"), (Route::Snapshot, ""));
         assert_eq!(Route::find("/v1/writes/3-17"), (Route::Writes, "3-17"));
         assert_eq!(Route::find("/v1/members/n.1"), (Route::Member, "n.1"));

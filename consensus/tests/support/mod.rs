@@ -142,6 +142,7 @@ impl Cluster {
                 autopilot: Autopilot { stable_ms_min: 100, ..Autopilot::default() },
             },
             store: Default::default(),
+            faults: Default::default(),
             log: Default::default(),
             stores: None,
             share_reads: true,

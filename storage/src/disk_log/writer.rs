@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vaultdb_kv::failpoint;
 
@@ -29,6 +29,8 @@ const EVICTED_MAX: usize = 8192;
 /// The next segment is made once this part of one is used: early enough to be ready on a busy disk, and an idle
 /// node makes none.
 const PREPARE_AT_DIVISOR: u64 = 4;
+/// How often a sync that is made slow looks whether it still is to be.
+const DELAY_SLICE: Duration = Duration::from_millis(5);
 
 pub(crate) enum Op<P> {
     Append(Vec<(LogId, P)>),
@@ -243,7 +245,7 @@ impl<P: Payload> Writer<P> {
         failpoint::stall("log-stalled");
         self.active.file.write_at(&self.sectors, self.next_sector * SECTOR_BYTES as u64)?;
         let begun = Instant::now();
-        self.active.file.sync()?;
+        self.sync(begun)?;
         self.shared.fsyncs.record(begun.elapsed());
 
         self.base = self.next_sector as usize * PAYLOAD_BYTES;
@@ -254,6 +256,22 @@ impl<P: Payload> Writer<P> {
             self.files.prepare(self.active.number + 1, self.shared.options.segment_sectors());
         }
         Ok(())
+    }
+
+    /// Makes the segment durable, as slowly and as badly as the faults want it that were asked for.
+    fn sync(&self, begun: Instant) -> io::Result<()> {
+        let faults = &self.shared.options.faults;
+        loop {
+            let left = faults.fsync_delay().saturating_sub(begun.elapsed());
+            if left.is_zero() || self.shared.state.lock().closing {
+                break;
+            }
+            std::thread::sleep(left.min(DELAY_SLICE));
+        }
+        if faults.fsync_fails() {
+            return Err(io::Error::other("fdatasync of the log: failed by an injected fault"));
+        }
+        self.active.file.sync()
     }
 
     /// Puts what is durable before all other records.

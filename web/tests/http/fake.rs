@@ -6,17 +6,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use vaultdb_kv::faults::FAULTS_MAX;
 use vaultdb_kv::histogram::IO_BOUNDS_US;
 use vaultdb_kv::{
-    AdminError, Applied, ApplyResult, Attempt, Command, Freshness, Guarded, Health, Histogram,
+    AdminError, Applied, ApplyResult, Attempt, Command, Faults, Freshness, Guarded, Health, Histogram,
     IdempotencyKey, Key, MemberAddr, Page, PageFiller, PageRequest, ReadError, Revision, Role, Versioned,
     Write, WriteError,
 };
 use vaultdb_web::model::{
-    CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
-    Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo,
-    NodeStatus, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats,
-    TransferDirection, TransferStatus, TransferTotals, View,
+    ActiveFault, CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, FaultOrder,
+    FaultRefusal, HealthReport, JoinReply, JoinRequest, Leader, Leadership, Listing, Listings, LogId, Member,
+    MemberOrder, MemberReply, MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer, ReplicationStatus,
+    ScanFrom, Stage, Stages, StoreStats, TransferDirection, TransferStatus, TransferTotals, View,
 };
 use vaultdb_web::Backend;
 
@@ -45,6 +46,12 @@ pub struct State {
     pub backends: AtomicUsize,
     /// The next call panics.
     pub panic: AtomicBool,
+    pub faults: Faults,
+    /// Fault injection is off.
+    pub faultless: AtomicBool,
+    /// What went wrong at once, and what was refused.
+    pub struck: Mutex<Vec<FaultOrder>>,
+    pub fault_refusals: Mutex<VecDeque<FaultRefusal>>,
     /// The node belongs to no cluster yet.
     pub starting: AtomicBool,
 }
@@ -361,6 +368,32 @@ impl Backend for Fake {
             panic!("nobody asks for that over HTTP: {order:?}");
         };
         Ok(MemberReply { changed: name != "voter", name, id: 7 })
+    }
+
+    fn may_inject_faults(&self) -> bool {
+        !self.0.faultless.load(Ordering::SeqCst)
+    }
+
+    async fn inject_fault(&self, order: FaultOrder) -> Result<Option<ActiveFault>, FaultRefusal> {
+        self.pass().await;
+        if let Some(refusal) = self.0.fault_refusals.lock().unwrap().pop_front() {
+            return Err(refusal);
+        }
+        let FaultOrder::Timed { kind, duration } = order else {
+            self.0.struck.lock().unwrap().push(order);
+            return Ok(None);
+        };
+        let too_many = FaultRefusal::TooMany { faults_max: FAULTS_MAX };
+        let id = self.0.faults.inject(kind, duration).ok_or(too_many)?;
+        Ok(self.active_faults().into_iter().find(|fault| fault.id == id))
+    }
+
+    fn active_faults(&self) -> Vec<ActiveFault> {
+        self.0.faults.active()
+    }
+
+    fn clear_faults(&self, id: Option<u64>) -> usize {
+        self.0.faults.clear(id)
     }
 
     fn leadership(&self) -> Arc<Leadership> {

@@ -10,6 +10,7 @@ mod client;
 mod early;
 mod errors;
 mod fake;
+mod faults;
 mod guards;
 mod keys;
 mod limits;

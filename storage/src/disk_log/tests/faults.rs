@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use vaultdb_kv::FaultKind;
 
 use super::super::sim_disk::Call;
 use super::*;
@@ -161,4 +162,46 @@ fn hanging_disk_fails_the_log() {
     disk.pause(false);
     drop(log);
     assert_eq!(answers.lock().len() as u64, number, "once each");
+}
+
+/// A sync that is made slow holds up what waits for it, until the fault is cleared and not until its time is over.
+#[test]
+fn delayed_sync_ends_with_its_fault() {
+    let long = Duration::from_secs(600);
+    let log = open(&SimDisk::default()).unwrap();
+    let faults = &log.shared.options.faults;
+    let id = faults.inject(FaultKind::FsyncDelay { delay: long }, long);
+    let (done, durable) = waiter();
+    log.append(entries(1, 1..=1), done).unwrap();
+    let early = durable.recv_timeout(Duration::from_millis(100));
+    assert!(matches!(early, Err(mpsc::RecvTimeoutError::Timeout)), "{early:?}");
+    assert_eq!(faults.clear(id), 1);
+    durable.recv_timeout(Duration::from_secs(60)).expect("an answer").expect("durable");
+
+    // Nor does it hold up the end of the log.
+    faults.inject(FaultKind::FsyncDelay { delay: long }, long);
+    let (done, durable) = waiter();
+    log.append(entries(1, 2..=2), done).unwrap();
+    drop(log);
+    durable.recv_timeout(Duration::from_secs(60)).expect("an answer").expect("durable");
+}
+
+/// A sync that is made to fail is told as failed, nothing of its batch as durable, and the log is of no use any more,
+/// also once the fault is over.
+#[test]
+fn failed_sync_is_final() {
+    let disk = SimDisk::default();
+    let log = open(&disk).unwrap();
+    append(&log, entries(1, 1..=1));
+    let syncs = disk.calls(Call::Sync);
+    log.shared.options.faults.inject(FaultKind::FsyncFail, Duration::from_secs(600));
+    let (done, durable) = waiter();
+    log.append(entries(1, 2..=2), done).unwrap();
+    let error = durable.recv().unwrap().unwrap_err();
+    assert!(error.to_string().contains("injected"), "{error}");
+    log.shared.options.faults.clear(None);
+    let (done, durable) = waiter();
+    assert!(log.append(entries(1, 3..=3), done).is_err());
+    assert!(durable.recv().unwrap().is_err());
+    assert_eq!(disk.calls(Call::Sync), syncs, "the real sync is left out");
 }
