@@ -29,9 +29,9 @@ run: build ## Build and run one node (NODE_ID=node0 DATA_DIR=./data/node0 FLAGS=
 	@exec "$(BINARY)" -id "$(NODE_ID)" $(FLAGS) "$(DATA_DIR)"
 
 .PHONY: demo
-demo: build ## Five nodes on this machine: write, read, kill two, go on
+demo: build ## Break five nodes in seven ways under load and watch them heal, 5 minutes (ARGS=--fast: 2)
 	@scripts/install-deps.sh --test
-	@scripts/demo.sh
+	@scripts/demo.sh $(ARGS)
 
 .PHONY: test
 test: ## Run every check and test that this machine can

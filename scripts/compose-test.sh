@@ -2,33 +2,27 @@
 # Tests docker-compose.yml and the Dockerfile's runtime stage on a real engine,
 # with the release binary (or VAULTDB_BINARY): five containers form a cluster;
 # one is killed, one ends by itself, one loses its network, all are stopped and
-# started; every acknowledged write is there at the end, on every node.
+# started; every acknowledged write is there at the end, on every node. Then the
+# demo, which breaks five other containers by fault injection.
 #
 # Exits 0 with one line that begins "compose-test: skipped" where it cannot run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
+. scripts/compose-lib.sh
 
 START_SECONDS=90
 CATCH_UP_SECONDS=60
 WRITES_EACH=20
 PROJECT="vaultdb-test-$$"
-BASE_IMAGE="debian:bookworm-slim"
 export COMPOSE_IMAGE="vaultdb:test-$$"
 
 skip() { printf 'compose-test: skipped: %s\n' "$*"; exit 0; }
 die() { printf 'compose-test: %s\n' "$*" >&2; exit 1; }
 
-command -v docker >/dev/null 2>&1 || skip "docker is not installed"
-docker info >/dev/null 2>&1 || skip "no docker engine answers"
 command -v curl >/dev/null 2>&1 || skip "curl is not installed"
-if docker compose version >/dev/null 2>&1; then
-    COMPOSE=(docker compose)
-elif command -v docker-compose >/dev/null 2>&1; then
-    COMPOSE=(docker-compose)
-else
-    skip "neither docker compose nor docker-compose is installed"
-fi
+reason="$(find_engine)" || skip "$reason"
+find_engine
 
 BINARY="${VAULTDB_BINARY:-}"
 if [ -z "$BINARY" ]; then
@@ -37,15 +31,10 @@ if [ -z "$BINARY" ]; then
 fi
 [ -x "$BINARY" ] || die "$BINARY is missing"
 
-scripts/runtime-base.sh || skip "there is no $BASE_IMAGE and it could not be made"
 # A binary that was linked on a newer system than the runtime image's cannot start there.
-if ! loader="$(docker run --rm --network none -v "$(realpath "$BINARY"):/vaultdb:ro" --entrypoint /vaultdb \
-    "$BASE_IMAGE" --version 2>&1)"; then
-    case "$loader" in
-    *GLIBC*) skip "the binary built here needs a newer C library than $BASE_IMAGE has" ;;
-    *) die "the binary does not start in $BASE_IMAGE: $loader" ;;
-    esac
-fi
+code=0
+reason="$(runs_in_base "$BINARY")" || code=$?
+case "$code" in 0) ;; 1) skip "$reason" ;; *) die "$reason" ;; esac
 
 # The usual ports, or others where a cluster of the user's runs already.
 PORTS=()
@@ -59,24 +48,8 @@ done
 [ "${#PORTS[@]}" -eq 5 ] || die "no five free ports"
 for i in 0 1 2 3 4; do export "HTTP_PORT_$i=${PORTS[i]}"; done
 
-work="$(mktemp -d "${TMPDIR:-/tmp}/vaultdb-compose.XXXXXX")"
-mkdir "$work/context"
-cp Dockerfile "$work/context/"
-cp "$BINARY" "$work/context/vaultdb"
-# Only the compile stage differs from what a user runs.
-cat >"$work/override.yml" <<YAML
-services:
-  node0:
-    build:
-      context: $work/context
-      args:
-        BUILD_IMAGE: $BASE_IMAGE
-        PREBUILT: vaultdb
-YAML
-
-compose() {
-    "${COMPOSE[@]}" -p "$PROJECT" --project-directory . -f docker-compose.yml -f "$work/override.yml" "$@"
-}
+COMPOSE_WORK="$(mktemp -d "${TMPDIR:-/tmp}/vaultdb-compose.XXXXXX")"
+write_context "$BINARY"
 
 PASSED=0
 FAILED=0
@@ -89,22 +62,10 @@ check() {
     if "$@"; then pass "$text"; else fail "$text"; fi
 }
 
-# The engine's older builder leaves the build stage behind as an image without a name.
-nameless_images() { docker images -q --no-trunc --filter dangling=true | sort; }
-nameless_images >"$work/nameless-before"
-
 cleanup() {
     if [ "$FAILED" -gt 0 ] || [ "$PASSED" -eq 0 ]; then compose logs --tail=40 2>&1 | tail -n 200 >&2 || true; fi
-    compose down -v --remove-orphans -t 1 >/dev/null 2>&1 || true
-    docker image rm "$COMPOSE_IMAGE" >/dev/null 2>&1 || true
-    local image
-    for image in $(nameless_images | comm -13 "$work/nameless-before" -); do
-        # The build stage's own, and nothing that somebody else built meanwhile.
-        if [ "$(docker image inspect -f '{{.Config.WorkingDir}}' "$image" 2>/dev/null)" = /src ]; then
-            docker image rm "$image" >/dev/null 2>&1 || true
-        fi
-    done
-    rm -rf "$work"
+    remove_project
+    rm -rf "$COMPOSE_WORK"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -173,10 +134,10 @@ all_stopped_cleanly() {
     done
 }
 
-if compose up -d >"$work/up.log" 2>&1; then
+if compose up -d >"$COMPOSE_WORK/up.log" 2>&1; then
     pass "the image is built and five containers start"
 else
-    tail -n 30 "$work/up.log" >&2
+    tail -n 30 "$COMPOSE_WORK/up.log" >&2
     fail "the image is built and five containers start"
     finish
 fi
@@ -219,4 +180,13 @@ check "all five stop cleanly" all_stopped_cleanly
 compose start >/dev/null 2>&1
 check "all five start again and find each other" wait_until "$START_SECONDS" has_leader "${PORTS[0]}"
 check "nothing was lost" wait_until "$CATCH_UP_SECONDS" every_write_is_everywhere
+
+# Five other containers, in a project of their own.
+compose stop >/dev/null 2>&1
+demo_passes() {
+    VAULTDB_BINARY="$BINARY" scripts/demo.sh --fast --compose >"$COMPOSE_WORK/demo.log" 2>&1 && return
+    tail -n 80 "$COMPOSE_WORK/demo.log" >&2
+    return 1
+}
+check "the demo ends well in containers" demo_passes
 finish

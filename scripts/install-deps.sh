@@ -8,13 +8,13 @@ set -euo pipefail
 say() { printf 'install-deps: %s\n' "$*"; }
 
 with_tests=no
-with_bench=no
+with_python=no
 with_compare=no
 case "${1:-}" in
 "") ;;
---test) with_tests=yes ;;
---bench) with_bench=yes ;;
---compare) with_bench=yes with_compare=yes ;;
+--test) with_tests=yes with_python=yes ;;
+--bench) with_python=yes ;;
+--compare) with_python=yes with_compare=yes ;;
 *) say "unknown argument \"$1\"; usage: install-deps.sh [--test | --bench | --compare]" >&2; exit 2 ;;
 esac
 
@@ -46,7 +46,7 @@ if [ "$with_tests" = yes ]; then
     fi
 fi
 
-if [ "$with_bench" = yes ]; then
+if [ "$with_python" = yes ]; then
     have python3 || missing+=(python3)
 fi
 if [ "$with_compare" = yes ]; then

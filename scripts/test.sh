@@ -28,6 +28,13 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 step "tests"
 cargo test --workspace --locked
 
+step "the demo's own logic"
+PYTHONPATH=scripts/bench:scripts/demo python3 -B -m unittest discover -s scripts/demo/tests
+
+step "the demo, as processes"
+# The tests' own binary: linking a release build for this would take minutes.
+VAULTDB_BINARY="${CARGO_TARGET_DIR:-target}/debug/vaultdb" scripts/demo.sh --fast --processes
+
 step "containers"
 log="$(mktemp "${TMPDIR:-/tmp}/vaultdb-test.XXXXXX")"
 trap 'rm -f "$log"' EXIT

@@ -111,7 +111,9 @@ class Cluster:
         clean.update(self.settings)
         self.environment = clean
         try:
-            self.processes = [self.spawn(node) for node in range(self.nodes)]
+            # One by one, so that an interruption in between finds those that run.
+            for node in range(self.nodes):
+                self.processes.append(self.spawn(node))
             self.started = time.monotonic()
             wait_until(f"{self.nodes} nodes of {self.name} form a cluster", START_SECONDS_MAX, self.formed)
         except BaseException as error:
