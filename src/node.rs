@@ -239,6 +239,7 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
             snapshot_bytes_per_second_max: config.snapshot_bytes_per_second_max,
             append_entries_max: config.append_entries_max,
             autopilot: autopilot(config),
+            consistency_check_interval_ms: config.consistency_check_interval_ms,
         },
         store: store_options(config),
         log: log_options(config),

@@ -109,6 +109,12 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError::Store`].
     fn view(&self) -> Result<Box<dyn View>, ReadError>;
+    /// Disturbs the local state as a flipped bit would; only where faults may be injected. May wait for the disk: only
+    /// on a blocking thread.
+    ///
+    /// # Errors
+    /// [`ReadError::Store`]; also before the first entry is applied.
+    fn flip_state(&self) -> Result<(), ReadError>;
     /// How long writes take; recording there never waits for a disk or a network.
     fn stages(&self) -> &Stages;
     /// From memory.

@@ -20,6 +20,7 @@ use crate::campaign::ElectionClock;
 use crate::contacts::Contacts;
 use crate::formation::Founder;
 use crate::identity::Member;
+use crate::integrity::Integrity;
 use crate::network::{Lane, Links};
 use crate::node::Timing;
 use crate::snapshot::receive::Reception;
@@ -46,6 +47,8 @@ pub struct Core {
     /// Index of the last applied entry, whose effect is readable.
     pub applied: watch::Receiver<u64>,
     pub stages: Arc<Stages>,
+    /// How this node's state compares with the others'.
+    pub integrity: Integrity,
     pub leadership: watch::Sender<Arc<Leadership>>,
     /// Why this node must not go on, once it has been told: see [`crate::standing`].
     pub dismissed: watch::Sender<Option<String>>,

@@ -279,6 +279,7 @@ impl Node for Port {
             purged: 0,
             transfers: Vec::new(),
             transfer_totals: Default::default(),
+            integrity: Default::default(),
             fatal: None,
         }
     }
@@ -311,6 +312,13 @@ impl Node for Port {
             return Err(ReadError::Store { reason: "bad block".into() });
         }
         Ok(Box::new(FakeView { data: self.0.data.lock().clone(), revision: self.revision() }))
+    }
+
+    fn flip_state(&self) -> Result<(), ReadError> {
+        match self.0.store_fails.load(Ordering::SeqCst) {
+            true => Err(ReadError::Store { reason: "bad block".into() }),
+            false => Ok(()),
+        }
     }
 
     fn stages(&self) -> &Stages {
