@@ -113,8 +113,10 @@ pub trait Node: Send + Sync + 'static {
     /// on a blocking thread.
     ///
     /// # Errors
-    /// [`ReadError::Store`]; also before the first entry is applied.
-    fn flip_state(&self) -> Result<(), ReadError>;
+    /// [`ReadError::Store`].
+    fn flip_state(&self) -> Result<(), ReadError> {
+        Err(ReadError::Store { reason: "this node's state cannot be disturbed".into() })
+    }
     /// How long writes take; recording there never waits for a disk or a network.
     fn stages(&self) -> &Stages;
     /// From memory.

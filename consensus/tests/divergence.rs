@@ -116,10 +116,10 @@ async fn healthy_nodes_never_differ() {
         let leader = cluster.leader().await;
         cluster.put(leader, &format!("k{}", i % 100), &format!("v{i}"), 5_000).await.unwrap();
     }
-    eventually("the log is purged", || (cluster.nodes[0].status().purged > 1_000).then_some(())).await;
+    eventually("the log is purged", || (cluster.nodes[0].status().purged > 0).then_some(())).await;
     let late = cluster.join("node2").await;
     cluster.wait_voters(3).await;
-    assert!(cluster.nodes[late].status().snapshot > 0, "it came by the log");
+    assert!(cluster.nodes[late].status().transfer_totals.installed > 0, "it came by the log");
     cluster.restart(1).await;
     let leader = cluster.leader().await;
     cluster.cut(&[leader], &cluster.others(&[leader]));

@@ -314,13 +314,6 @@ impl Node for Port {
         Ok(Box::new(FakeView { data: self.0.data.lock().clone(), revision: self.revision() }))
     }
 
-    fn flip_state(&self) -> Result<(), ReadError> {
-        match self.0.store_fails.load(Ordering::SeqCst) {
-            true => Err(ReadError::Store { reason: "bad block".into() }),
-            false => Ok(()),
-        }
-    }
-
     fn stages(&self) -> &Stages {
         &self.0.stages
     }
