@@ -258,6 +258,7 @@ fn boot_options(
             snapshot_bytes_per_second_max: config.snapshot_bytes_per_second_max,
             append_entries_max: config.append_entries_max,
             autopilot: autopilot(config),
+            consistency_check_interval_ms: config.consistency_check_interval_ms,
         },
         store: store_options(config),
         log: LogOptions { faults: faults.clone(), ..log_options(config) },

@@ -157,6 +157,10 @@ impl Node for ConsensusNode {
         self.store.view().map(|view| Box::new(view) as Box<dyn View>).map_err(unfit)
     }
 
+    fn flip_state(&self) -> Result<(), ReadError> {
+        self.store.flip_state().map_err(unfit)
+    }
+
     fn flush_store(&self) -> Result<(), ReadError> {
         self.store.flush().map_err(unfit)
     }

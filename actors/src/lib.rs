@@ -53,8 +53,9 @@ pub use system::System;
 
 // What the edges of the node need of the rooms behind this one.
 pub use vaultdb_consensus::api::{
-    ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, Member, MemberOrder, MemberReply,
-    MemberStatus, ProposeError, RaftState, TransferDirection, TransferStatus, TransferTotals,
+    ClusterStatus, Committed, Divergence, IntegrityStatus, JoinReply, JoinRequest, Leader, Leadership,
+    Member, MemberOrder, MemberReply, MemberStatus, ProposeError, RaftState, TransferDirection,
+    TransferStatus, TransferTotals,
 };
 pub use vaultdb_consensus::stages::{Stage, Stages, WriteTimes};
 pub use vaultdb_storage::{CacheStats, EntryFate, LogId, StoreStats};

@@ -78,6 +78,9 @@ pub struct Config {
     /// Bytes of snapshots that a node sends in a second, to all peers together; 0: no limit. Leaves the disk
     /// and the network to the writes beside it.
     pub snapshot_bytes_per_second_max: u64,
+    /// Time between two comparisons of this node's state with the other voters', in milliseconds; 0: never. A node
+    /// that a majority disagrees with ends.
+    pub consistency_check_interval_ms: u64,
 
     // --- membership ---
     /// A learner that was heard of within this time may be made a voter, in milliseconds.
@@ -155,6 +158,7 @@ impl Default for Config {
             snapshot_logs_to_keep: 100_000,
             snapshot_bytes_to_keep: 128 * MIB,
             snapshot_bytes_per_second_max: 32 * MIB,
+            consistency_check_interval_ms: 10_000,
             promotion_contact_ms_max: 2_000,
             promotion_trailing_entries_max: 4_096,
             promotion_stable_ms_min: 500,

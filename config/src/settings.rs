@@ -25,6 +25,9 @@ const SHUTDOWN_DRAIN_MS_LARGEST: u64 = 6_000;
 /// A month: longer is never.
 const DEAD_MEMBER_TIMEOUT_MS_LARGEST: u64 = 30 * 24 * 60 * MINUTE_MS;
 
+/// A day: what differs is served for as long.
+const CONSISTENCY_CHECK_INTERVAL_MS_LARGEST: u64 = 24 * 60 * MINUTE_MS;
+
 pub(crate) struct Setting {
     pub(crate) key: &'static str,
     /// Reads the value into its field, or gives a reason that quotes the value.
@@ -88,6 +91,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     within!(number, snapshot_logs_to_keep, 0..=1_000_000_000),
     within!(bytes, snapshot_bytes_to_keep, 0..=1024 * GIB),
     within!(bytes, snapshot_bytes_per_second_max, 0..=1024 * GIB),
+    within!(millis, consistency_check_interval_ms, 0..=CONSISTENCY_CHECK_INTERVAL_MS_LARGEST),
     within!(millis, promotion_contact_ms_max, 1..=MINUTE_MS),
     within!(number, promotion_trailing_entries_max, 0..=1_000_000_000),
     within!(millis, promotion_stable_ms_min, 0..=10 * MINUTE_MS),

@@ -80,8 +80,42 @@ pub struct ClusterStatus {
     /// Snapshots on their way, to and from this node.
     pub transfers: Vec<TransferStatus>,
     pub transfer_totals: TransferTotals,
+    pub integrity: IntegrityStatus,
     /// Set once consensus has stopped for good; the process must end with exit code 70.
     pub fatal: Option<String>,
+}
+
+/// How this node's state compares with the other voters', by hashes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IntegrityStatus {
+    /// The last log index at which this node was found to be one of a majority that agrees; 0 before that.
+    pub compared_index: u64,
+    /// Members whose state was found to differ from this node's.
+    pub diverged: Vec<Divergence>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Divergence {
+    /// Name of the member.
+    pub peer: String,
+    /// The first log index at which it was seen.
+    pub index: u64,
+    /// A majority, this node one of it, agrees on another state. Else it is not known which of the two is wrong.
+    pub is_minority: bool,
+}
+
+impl IntegrityStatus {
+    /// In words, what somebody has to know; `None` while all that was compared is the same.
+    pub fn concern(&self) -> Option<String> {
+        let told = self.diverged.iter().map(|Divergence { peer, index, is_minority }| match is_minority {
+            true => format!("the state of {peer} differs from the majority's at log index {index}"),
+            false => format!(
+                "the state of {peer} differs from this node's at log index {index}, no majority agrees"
+            ),
+        });
+        let told: Vec<String> = told.collect();
+        (!told.is_empty()).then(|| told.join("; "))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

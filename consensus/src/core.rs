@@ -20,6 +20,7 @@ use crate::campaign::ElectionClock;
 use crate::contacts::Contacts;
 use crate::formation::Founder;
 use crate::identity::Member;
+use crate::integrity::Integrity;
 use crate::network::{Lane, Links};
 use crate::node::Timing;
 use crate::snapshot::receive::Reception;
@@ -48,6 +49,8 @@ pub struct Core {
     pub stages: Arc<Stages>,
     /// Whether this node has room for more data.
     pub room: Arc<Room>,
+    /// How this node's state compares with the others'.
+    pub integrity: Integrity,
     pub leadership: watch::Sender<Arc<Leadership>>,
     /// Why this node must not go on, once it has been told: see [`crate::standing`].
     pub dismissed: watch::Sender<Option<String>>,

@@ -24,11 +24,13 @@ use crate::api::{
 };
 use crate::barrier::ReadBarrier;
 use crate::campaign::{campaign, ElectionClock};
+use crate::comparison::compare_replicas;
 use crate::contacts::Contacts;
 use crate::core::{marked, shared, Core};
 use crate::formation::Founder;
 use crate::founding::register_early;
 use crate::identity::Member;
+use crate::integrity::Integrity;
 use crate::log_store::LogAdapter;
 use crate::network::{Links, Network};
 use crate::pace::watch_pace;
@@ -95,6 +97,8 @@ pub struct RaftOptions {
     /// Most entries in one append request.
     pub append_entries_max: u64,
     pub autopilot: Autopilot,
+    /// Time between two comparisons of this node's state with the others', in milliseconds; 0: never.
+    pub consistency_check_interval_ms: u64,
 }
 
 /// Raft's timeouts, in milliseconds.
@@ -467,6 +471,7 @@ async fn start_core(
         applied,
         stages,
         room: config.room,
+        integrity: Integrity::default(),
         dismissed: watch::channel(None).0,
         fatal: watch::channel(None).0,
         unsettled: Arc::new(Semaphore::new(UNSETTLED_KIB_MAX as usize)),
@@ -490,6 +495,7 @@ async fn start_core(
     tokio::spawn(announce::keep_in_touch(core.clone()));
     tokio::spawn(watch_disk(core.clone(), log_progress));
     tokio::spawn(watch_pace(core.clone()));
+    tokio::spawn(compare_replicas(core.clone(), config.raft.consistency_check_interval_ms));
     tokio::spawn(register_early(core.clone()));
     tokio::spawn(campaign(core.clone(), config.founding));
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);

@@ -331,6 +331,7 @@ async fn answer(core: &Core, from: NodeId, request: Request) -> Response {
             Err(reason) => Response::Refused(reason),
         },
         Request::Ping => Response::Done,
+        Request::GetCheckpoints => Response::Checkpoints(core.store.checkpoints()),
         Request::Hello(_)
         | Request::Form(_)
         | Request::Append(_)

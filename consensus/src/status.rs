@@ -123,6 +123,10 @@ impl Core {
             purged: index(&metrics.purged),
             transfers: self.transfer_status(&metrics.membership_config),
             transfer_totals: self.transfers.totals(),
+            integrity: self.integrity.status(|id| {
+                let node = metrics.membership_config.get_node(&id);
+                node.map_or_else(String::new, |node| node.name.clone())
+            }),
             fatal: self.fatal.borrow().clone(),
         }
     }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use vaultdb_kv::{AdminError, NodeId};
-use vaultdb_storage::{LogId, SnapshotMeta, Vote};
+use vaultdb_storage::{Checkpoint, LogId, SnapshotMeta, Vote};
 
 use crate::api::{
     Claim, Committed, JoinReply, JoinRequest, MemberOrder, MemberReply, ProposeError, Standing,
@@ -25,7 +25,7 @@ use crate::types::SharedCommand;
 /// Largest frame, in bytes. The largest message is an append of one write of the largest size.
 pub const FRAME_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Version of the protocol; both ends must speak the same.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// Bytes of a snapshot in one frame.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 512 * 1024;
 
@@ -139,6 +139,8 @@ pub enum Request {
     GetStanding,
     /// From a node without a cluster, in place of a hello.
     Form(FormCall),
+    /// What the state of the node asked is, as far as a hash tells.
+    GetCheckpoints,
 }
 
 /// How a leader makes sure that it still leads before it names a read index.
@@ -177,6 +179,7 @@ pub enum Response {
         cluster_id: String,
     },
     Form(FormAnswer),
+    Checkpoints(Vec<Checkpoint>),
 }
 
 pub type Reader = FramedRead<Box<dyn AsyncRead + Send + Unpin>, LengthDelimitedCodec>;

@@ -6,6 +6,9 @@
 mod attempts;
 mod backup;
 mod cache;
+mod chain;
+#[cfg(test)]
+mod chain_tests;
 mod disk_log;
 mod durable_fs;
 mod engine;
@@ -31,6 +34,7 @@ mod view;
 
 pub use attempts::AttemptLimits;
 pub use backup::{verify_backup, BackupError, BackupFile};
+pub use chain::{Chain, Checkpoint};
 pub use disk_log::DiskLog;
 pub use error::StorageError;
 pub use log_options::LogOptions;

@@ -27,8 +27,8 @@ impl StateMachine {
         self.take_in(&Changes { data, log_id, revision, ..Changes::default() })
     }
 
-    /// Completes the state that was taken in: its membership, and the snapshot by which others get it. All
-    /// of it is durable when this returns.
+    /// Completes the state that was taken in: its membership, and the snapshot by which others get it, and with it
+    /// the chain of hashes that begins here. All of it is durable when this returns.
     ///
     /// # Errors
     /// As [`StateMachine::restore`].
@@ -55,6 +55,7 @@ mod tests {
     use vaultdb_kv::Versioned;
 
     use super::*;
+    use crate::chain::{Chain, Checkpoint};
     use crate::options::StoreOptions;
     use crate::types::LogId;
 
@@ -80,6 +81,8 @@ mod tests {
         let store = StateMachine::open(dir.path(), StoreOptions::default()).unwrap();
         assert_eq!(store.applied(), target);
         assert_eq!(store.current_snapshot().unwrap().meta().applied, target);
+        let begins = Checkpoint { index: 100, chain: Chain::default() };
+        assert_eq!(store.checkpoints(), [begins], "as a new cluster's does");
         for (key, revision) in [("a", 7), ("b", 9), ("c", 8)] {
             let found = store.get(&Key::new(key).unwrap()).unwrap().unwrap();
             assert_eq!((found.value, found.revision), (Bytes::from(key), revision));

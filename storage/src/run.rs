@@ -8,6 +8,7 @@ use vaultdb_kv::{
 };
 
 use crate::attempts::{AttemptChanges, AttemptLimits};
+use crate::chain::{Checkpoint, Checkpoints};
 use crate::engine::{Changes, Meta, Registration};
 use crate::error::StorageError;
 use crate::types::{LogId, Op};
@@ -26,6 +27,7 @@ pub(crate) fn evaluate<'a>(
         revision: meta.applied.revision,
         last_node_id: meta.last_node_id,
         attempts: AttemptChanges::new(&meta.attempts),
+        chain: meta.chain,
         ..Changes::default()
     };
     let mut term = meta.terms.last_term();
@@ -40,32 +42,47 @@ pub(crate) fn evaluate<'a>(
         if term.is_none_or(|term| term < log_id.term) {
             term = Some(log_id.term);
             changes.terms.push((log_id.term, log_id.index));
+            changes.chain.begin_term(log_id.index);
         }
-        let result = match op {
-            Op::Blank => ApplyResult::None,
-            Op::Membership(membership) => {
-                changes.membership = Some((*log_id, membership.clone()));
-                ApplyResult::None
-            }
-            Op::Command(command) => match &**command {
-                Command::Set { pairs } => set(&mut changes, pairs),
-                Command::Delete { key } => delete(&mut changes, key, &stored)?,
-                Command::RegisterNode { name, instance, addr } => {
-                    ApplyResult::NodeRegistered { id: register(&mut changes, meta, name, instance, addr) }
-                }
-                Command::AdvanceRevision { by } => {
-                    changes.revision = changes.revision.saturating_add(*by);
-                    ApplyResult::None
-                }
-                Command::Guarded(guarded) => {
-                    answers.push(guard(&mut changes, meta, limits, guarded, &stored)?);
-                    continue;
-                }
-            },
-        };
-        answers.push(Applied { revision: changes.revision, result });
+        let answer = answer(&mut changes, meta, limits, op, &stored)?;
+        let elapsed_ms = changes.attempts.clock.elapsed_ms;
+        changes.chain.link_entry(*log_id, op, &answer, changes.revision, elapsed_ms);
+        if Checkpoints::is_due(log_id.index) {
+            changes.checkpoints.push(Checkpoint { index: log_id.index, chain: changes.chain });
+        }
+        answers.push(answer);
     }
     Ok((changes, answers))
+}
+
+/// Does what one entry asks for.
+fn answer<'a>(
+    changes: &mut Changes<'a>,
+    meta: &Meta,
+    limits: &AttemptLimits,
+    op: &'a Op,
+    stored: impl Fn(&[u8]) -> Result<Option<Revision>, StorageError>,
+) -> Result<Applied, StorageError> {
+    let result = match op {
+        Op::Blank => ApplyResult::None,
+        Op::Membership(membership) => {
+            changes.membership = Some((changes.log_id, membership.clone()));
+            ApplyResult::None
+        }
+        Op::Command(command) => match &**command {
+            Command::Set { pairs } => set(changes, pairs),
+            Command::Delete { key } => delete(changes, key, &stored)?,
+            Command::RegisterNode { name, instance, addr } => {
+                ApplyResult::NodeRegistered { id: register(changes, meta, name, instance, addr) }
+            }
+            Command::AdvanceRevision { by } => {
+                changes.revision = changes.revision.saturating_add(*by);
+                ApplyResult::None
+            }
+            Command::Guarded(guarded) => return guard(changes, meta, limits, guarded, &stored),
+        },
+    };
+    Ok(Applied { revision: changes.revision, result })
 }
 
 /// A write with a name is answered as it was the first time; one that is new, or has none, is done if its

@@ -15,6 +15,7 @@ use vaultdb_kv::{Applied, Key, MemberAddr, NodeId, Revision, Versioned};
 
 use crate::attempts::AttemptLimits;
 use crate::cache::{Cache, Found};
+use crate::chain::{Checkpoint, Checkpoints};
 use crate::durable_fs;
 use crate::engine::generations::Generations;
 use crate::engine::memory::MemoryEngine;
@@ -61,6 +62,7 @@ pub(crate) struct Core {
     terms: RwLock<Arc<TermHistory>>,
     attempt_limits: AttemptLimits,
     revision: AtomicU64,
+    checkpoints: Mutex<Checkpoints>,
     poison: OnceLock<String>,
 }
 
@@ -113,6 +115,7 @@ impl StateMachine {
             terms: RwLock::new(Arc::new(meta.terms.clone())),
             attempt_limits: options.attempts,
             revision: AtomicU64::new(meta.applied.revision),
+            checkpoints: Mutex::new(Checkpoints::starting(meta.applied.log_id, meta.chain)),
             applying: Mutex::new(meta),
             poison: OnceLock::new(),
         });
@@ -276,6 +279,11 @@ impl StateMachine {
         terms.fate(entry, applied)
     }
 
+    /// The chain of hashes at some of the last entries and at the very last one, in their order. From memory.
+    pub fn checkpoints(&self) -> Vec<Checkpoint> {
+        self.core.checkpoints.lock().list()
+    }
+
     /// Figures, read from memory.
     pub fn stats(&self) -> StoreStats {
         let (keys_estimate, disk_bytes) = self.gauges.read(&self.core);
@@ -383,6 +391,7 @@ impl StateMachine {
         }
         drop(old);
         *meta = new_meta;
+        *core.checkpoints.lock() = Checkpoints::starting(meta.applied.log_id, meta.chain);
         core.publish(&meta, true);
         match &self.home {
             Home::Disk { shelf, .. } => shelf.make_current(snapshot).map_err(|error| core.fail(error)),
@@ -436,6 +445,8 @@ impl Core {
             self.cache.update(key.as_bytes(), *change);
         }
         meta.advance(changes);
+        let now = Checkpoint { index: changes.log_id.index, chain: changes.chain };
+        self.checkpoints.lock().advance(&changes.checkpoints, now);
         self.publish(meta, !changes.terms.is_empty());
     }
 
@@ -469,5 +480,6 @@ impl Core {
     }
 }
 
+mod flip;
 #[cfg(test)]
 mod stale_fill_tests;

@@ -4,7 +4,8 @@ use serde::Serialize;
 use vaultdb_kv::{Health, NodeId, Revision, Role};
 
 use crate::model::{
-    ClusterStatus, ComponentHealth, MemberStatus, NodeStatus, RaftState, TransferDirection, TransferStatus,
+    ClusterStatus, ComponentHealth, IntegrityStatus, MemberStatus, NodeStatus, RaftState, TransferDirection,
+    TransferStatus,
 };
 
 /// The node's view of itself and its cluster. A node that belongs to no cluster yet shows state
@@ -62,6 +63,7 @@ struct RaftView<'a> {
     snapshot: u64,
     purged: u64,
     snapshot_transfers: Vec<TransferView<'a>>,
+    integrity: IntegrityView<'a>,
 }
 
 /// A snapshot on its way to or from this node.
@@ -87,6 +89,21 @@ struct CacheView {
     bytes: u64,
     hits: u64,
     misses: u64,
+}
+
+/// How the node's state compares with the other voters'.
+#[derive(Serialize, Default)]
+struct IntegrityView<'a> {
+    compared_index: u64,
+    diverged: Vec<DivergenceView<'a>>,
+}
+
+#[derive(Serialize)]
+struct DivergenceView<'a> {
+    peer: &'a str,
+    index: u64,
+    /// Whether a majority is against the peer.
+    is_minority: bool,
 }
 
 #[derive(Serialize)]
@@ -191,7 +208,17 @@ impl<'a> RaftView<'a> {
             snapshot: cluster.snapshot,
             purged: cluster.purged,
             snapshot_transfers: cluster.transfers.iter().map(TransferView::of).collect(),
+            integrity: IntegrityView::of(&cluster.integrity),
         }
+    }
+}
+
+impl<'a> IntegrityView<'a> {
+    fn of(integrity: &'a IntegrityStatus) -> Self {
+        let diverged = integrity.diverged.iter();
+        let diverged =
+            diverged.map(|d| DivergenceView { peer: &d.peer, index: d.index, is_minority: d.is_minority });
+        IntegrityView { compared_index: integrity.compared_index, diverged: diverged.collect() }
     }
 }
 

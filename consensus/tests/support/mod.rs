@@ -41,11 +41,17 @@ pub struct Plan {
     pub snapshot_logs_since_last: u64,
     /// Whether the nodes keep their data on disk, so that they can be restarted.
     pub on_disk: bool,
+    pub consistency_check_interval_ms: u64,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { timing: TIMING, snapshot_logs_since_last: 5_000, on_disk: false }
+        Plan {
+            timing: TIMING,
+            snapshot_logs_since_last: 5_000,
+            on_disk: false,
+            consistency_check_interval_ms: 0,
+        }
     }
 }
 
@@ -145,6 +151,7 @@ impl Cluster {
                 snapshot_bytes_per_second_max: 0,
                 append_entries_max: 512,
                 autopilot: Autopilot { stable_ms_min: 100, ..Autopilot::default() },
+                consistency_check_interval_ms: self.plan.consistency_check_interval_ms,
             },
             store: Default::default(),
             faults: Default::default(),

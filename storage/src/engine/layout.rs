@@ -3,6 +3,7 @@
 //! ```text
 //! 0x00 'a'          applied log id and revision     written with every run
 //! 0x00 'c'          clock of the named writes
+//! 0x00 'h'          chain of hashes and the index it is at   written with every run
 //! 0x00 'i' index    answer to the named write at that log index (u64, big endian)
 //! 0x00 'm'          membership and its log id
 //! 0x00 'n'          highest node id ever allotted
@@ -22,6 +23,7 @@ use crate::error::StorageError;
 
 pub(crate) const APPLIED: &[u8] = &[0x00, b'a'];
 pub(crate) const CLOCK: &[u8] = &[0x00, b'c'];
+pub(crate) const CHAIN: &[u8] = &[0x00, b'h'];
 pub(crate) const ATTEMPT: &[u8] = &[0x00, b'i'];
 pub(crate) const MEMBERSHIP: &[u8] = &[0x00, b'm'];
 pub(crate) const LAST_NODE_ID: &[u8] = &[0x00, b'n'];

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use vaultdb_kv::{Key, MemberAddr, NodeId, Revision, Value, Versioned};
 
 use crate::attempts::{AttemptChanges, Attempts};
+use crate::chain::{Chain, Checkpoint};
 use crate::error::StorageError;
 use crate::state_machine::Lookup;
 use crate::terms::TermHistory;
@@ -39,6 +40,7 @@ pub(crate) struct Meta {
     pub(crate) registrations: BTreeMap<String, Registration>,
     pub(crate) attempts: Attempts,
     pub(crate) terms: TermHistory,
+    pub(crate) chain: Chain,
 }
 
 /// One atomic write: the outcome of a run of entries.
@@ -54,6 +56,10 @@ pub(crate) struct Changes<'a> {
     pub(crate) attempts: AttemptChanges,
     /// Terms that began, each with the index of its first entry.
     pub(crate) terms: Vec<(u64, u64)>,
+    /// As it is at the end of the run.
+    pub(crate) chain: Chain,
+    /// Those within the run.
+    pub(crate) checkpoints: Vec<Checkpoint>,
 }
 
 impl Changes<'_> {
@@ -75,6 +81,7 @@ impl Meta {
         if let Some(membership) = &changes.membership {
             self.applied.membership = Some(membership.clone());
         }
+        self.chain = changes.chain;
         self.last_node_id = changes.last_node_id;
         for (name, registration) in &changes.registered {
             self.registrations.insert((*name).to_owned(), registration.clone());

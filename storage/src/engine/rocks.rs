@@ -15,6 +15,7 @@ use vaultdb_kv::{Key, KeyBounds, Revision, Value, Versioned};
 
 use super::staged::Stage;
 use super::{layout, Changes, Gauge, Meta};
+use crate::chain::{self, Chain};
 use crate::durable_fs::{self, OwnedDir};
 use crate::error::StorageError;
 use crate::options::StoreOptions;
@@ -215,6 +216,7 @@ impl RocksEngine {
             put(&mut batch, key, change.as_ref().map(|(revision, value)| (*revision, value)), &mut stored);
         }
         let mut applied = (Some(staged.log_id), staged.revision);
+        let mut chain = (staged.log_id.index, staged.chain);
         let mut records = (0, 0);
         let mut data_writes = batch.len();
         if let Some((before, changes)) = own {
@@ -225,8 +227,10 @@ impl RocksEngine {
             data_writes = batch.len();
             put_meta(&mut batch, before, changes);
             applied = (Some(changes.log_id), changes.revision);
+            chain = (changes.log_id.index, changes.chain);
         }
         batch.put(layout::APPLIED, layout::encode_meta(&applied));
+        batch.put(layout::CHAIN, layout::encode_as(chain::VERSION, &chain));
         let writes = batch.len();
         self.db.write_opt(batch, &self.write_options)?;
         self.writes.fetch_add(writes as u64, Ordering::Relaxed);
@@ -387,8 +391,22 @@ fn load_applied(db: &DB) -> Result<AppliedState, StorageError> {
     Ok(applied)
 }
 
+/// Begins where the state is if there is none, if it is hashed otherwise, or if an earlier version of this program,
+/// which knew of none, went on without it.
+fn load_chain(db: &DB, applied: Option<LogId>) -> Result<Chain, StorageError> {
+    let index = applied.map_or(0, |id| id.index);
+    let anew = Chain::beginning_after(index);
+    let Some(stored) = db.get_pinned(layout::CHAIN)? else { return Ok(anew) };
+    if stored.first() != Some(&chain::VERSION) {
+        return Ok(anew);
+    }
+    let (at, chain): (u64, Chain) = layout::decode_as(chain::VERSION, "the chain of hashes", &stored)?;
+    Ok(if at == index { chain } else { anew })
+}
+
 fn load_meta(db: &DB) -> Result<Meta, StorageError> {
     let mut meta = Meta { applied: load_applied(db)?, ..Meta::default() };
+    meta.chain = load_chain(db, meta.applied.log_id)?;
     if let Some(stored) = db.get_pinned(layout::LAST_NODE_ID)? {
         meta.last_node_id = layout::decode_meta("the node-id counter", &stored)?;
     }

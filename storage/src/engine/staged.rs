@@ -19,6 +19,7 @@ use vaultdb_kv::{Key, Revision, Value, Versioned};
 
 use super::rocks::RocksEngine;
 use super::{Changes, Engine, Gauge, Meta};
+use crate::chain::Chain;
 use crate::error::StorageError;
 use crate::state_machine::Lookup;
 use crate::types::LogId;
@@ -40,6 +41,7 @@ pub(crate) struct Stage {
     /// The state that RocksDB is at once it has this stage.
     pub(crate) log_id: LogId,
     pub(crate) revision: Revision,
+    pub(crate) chain: Chain,
 }
 
 #[derive(Default)]
@@ -128,6 +130,7 @@ impl Stage {
         }
         self.log_id = changes.log_id;
         self.revision = changes.revision;
+        self.chain = changes.chain;
     }
 
     fn is_worth_writing(&self) -> bool {

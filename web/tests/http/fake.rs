@@ -14,10 +14,11 @@ use vaultdb_kv::{
     Versioned, Write, WriteError,
 };
 use vaultdb_web::model::{
-    ActiveFault, CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, FaultOrder,
-    FaultRefusal, HealthReport, JoinReply, JoinRequest, Leader, Leadership, Listing, Listings, LogId, Member,
-    MemberOrder, MemberReply, MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer, ReplicationStatus,
-    ScanFrom, Stage, Stages, StoreStats, TransferDirection, TransferStatus, TransferTotals, View,
+    ActiveFault, CacheStats, CheckResult, ClusterStatus, ComponentHealth, Divergence, EntryFate, FaultOrder,
+    FaultRefusal, HealthReport, IntegrityStatus, JoinReply, JoinRequest, Leader, Leadership, Listing,
+    Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo, NodeStatus, RaftState,
+    ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats, TransferDirection, TransferStatus,
+    TransferTotals, View,
 };
 use vaultdb_web::Backend;
 
@@ -289,6 +290,7 @@ impl Backend for Fake {
             last_contact_ms: lag_entries.map(|_| 12),
             stays_learner: false,
         });
+        let diverged = Divergence { peer: "node\"1".into(), index: 96, is_minority: true };
         let cluster = ClusterStatus {
             cluster_id: "c-1".into(),
             node: Member { id: 1, name: "node0".into(), addr: info("r:1", "h:1") },
@@ -307,6 +309,7 @@ impl Backend for Fake {
                 bytes_total: 30,
             }],
             transfer_totals: TransferTotals { sent_bytes: 11, received_bytes: 12, installed: 1 },
+            integrity: IntegrityStatus { compared_index: 117, diverged: vec![diverged] },
             fatal: None,
         };
         let component = ComponentHealth {
