@@ -5,10 +5,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use vaultdb_kv::faults::FAULTS_MAX;
+use vaultdb_kv::faults::{FAULTS_MAX, FAULT_DURATION_MAX};
 use vaultdb_kv::{ActiveFault, FaultKind, Faults};
 
 use crate::damage::{flip_bits, DataFile};
@@ -86,9 +86,9 @@ impl FaultBoard {
         let mut told = self.told.lock();
         let detail = format!("{}, for {} ms at most", sentence(&kind), duration.as_millis());
         let component = component_of(&kind);
-        let id = self.faults.inject(kind, duration)?;
-        // It may be over already, if it was to last no time.
-        let fault = self.faults.active().into_iter().find(|fault| fault.id == id)?;
+        let until = Instant::now() + duration.min(FAULT_DURATION_MAX);
+        let id = self.faults.inject(kind.clone(), duration)?;
+        let fault = ActiveFault { id, kind, until };
         events.push(component, EventKind::FaultInjected, format!("fault {id}: {detail}"));
         told.push(fault.clone());
         Some(fault)

@@ -76,10 +76,12 @@ struct Campaign {
 }
 
 impl Campaign {
-    /// Whether the pre-vote was won and the votes of the new term are being counted: only then is the term raised
-    /// and still this node's own.
-    fn is_election(&self, state: ServerState, term: u64) -> bool {
-        state == ServerState::Candidate && term > self.term
+    /// Whether it has come to nothing more than a pre-vote. `since`: when a leader was last heard or a vote given,
+    /// which starts the wait anew.
+    fn is_in_vain(&self, since: Instant, state: ServerState, term: u64) -> bool {
+        // Only once the pre-vote is won is the term raised, and it remains this node's own while votes are counted.
+        let is_election = state == ServerState::Candidate && term > self.term;
+        since <= self.at && !is_election
     }
 }
 
@@ -159,11 +161,9 @@ impl Core {
         self.raft.trigger().elect(pre_vote).await.is_ok()
     }
 
-    /// Whether a campaign has come to nothing more than a pre-vote that nobody granted yet. A leader that was heard
-    /// `since`, or a vote that was given, starts the wait anew.
     fn is_in_vain(&self, campaign: Campaign, since: Instant) -> bool {
         let (state, term) = self.state_and_term();
-        self.pre_vote && since <= campaign.at && !campaign.is_election(state, term)
+        self.pre_vote && campaign.is_in_vain(since, state, term)
     }
 
     fn state_and_term(&self) -> (ServerState, u64) {
@@ -194,6 +194,34 @@ mod tests {
         assert!(draws.iter().all(|draw| (least..most).contains(draw)));
         let early = draws.iter().filter(|draw| **draw < Duration::from_millis(325)).count();
         assert!((300..700).contains(&early), "{early} of 1000 in the first half");
+    }
+
+    /// A pre-vote that comes to nothing is tried again soon; an election that it led to has its whole timeout, as has
+    /// whatever follows a sign of life.
+    #[test]
+    fn an_election_in_flight_is_not_cut_short() {
+        let timing =
+            Timing { heartbeat_interval_ms: 50, election_timeout_ms_min: 250, election_timeout_ms_max: 400 };
+        let at = Instant::now();
+        let campaign = Campaign { at, term: 7 };
+        let heard = at + Duration::from_millis(1);
+        for (state, term, since, in_vain) in [
+            (ServerState::Follower, 7, at, true),
+            // The term is still the one of an election that this node lost before.
+            (ServerState::Candidate, 7, at, true),
+            (ServerState::Candidate, 8, at, false),
+            (ServerState::Follower, 8, at, true),
+            (ServerState::Follower, 7, heard, false),
+            (ServerState::Candidate, 8, heard, false),
+        ] {
+            assert_eq!(campaign.is_in_vain(since, state, term), in_vain, "{state:?} {term}");
+            for _ in 0..100 {
+                let wait = Draws::new(&timing).wait(in_vain);
+                let (least, most) = if in_vain { (62, 213) } else { (250, 400) };
+                let range = Duration::from_millis(least)..Duration::from_millis(most);
+                assert!(range.contains(&wait), "{state:?} {term}: {wait:?}");
+            }
+        }
     }
 
     /// An older sign of life does not turn the clock back.
