@@ -13,10 +13,10 @@ use vaultdb_kv::{
     Write, WriteError,
 };
 use vaultdb_web::model::{
-    CacheStats, CheckResult, ClusterStatus, ComponentHealth, Divergence, EntryFate, HealthReport,
-    IntegrityStatus, JoinReply, JoinRequest, Leader, Leadership, Listing, Listings, LogId, Member,
-    MemberOrder, MemberReply, MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer, ReplicationStatus,
-    ScanFrom, Stage, Stages, StoreStats, TransferDirection, TransferStatus, TransferTotals, View,
+    AgreementStatus, CacheStats, CheckResult, ClusterStatus, ComponentHealth, Divergence, EntryFate,
+    HealthReport, JoinReply, JoinRequest, Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder,
+    MemberReply, MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer, ReplicationStatus, ScanFrom,
+    Stage, Stages, StoreStats, TransferDirection, TransferStatus, TransferTotals, View,
 };
 use vaultdb_web::Backend;
 
@@ -301,7 +301,7 @@ impl Backend for Fake {
                 bytes_total: 30,
             }],
             transfer_totals: TransferTotals { sent_bytes: 11, received_bytes: 12, installed: 1 },
-            integrity: IntegrityStatus { compared_index: 117, diverged: vec![diverged] },
+            agreement: AgreementStatus { compared_index: 117, diverged: vec![diverged] },
             fatal: None,
         };
         let component = ComponentHealth {
