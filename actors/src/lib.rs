@@ -53,7 +53,7 @@ pub use system::System;
 
 // What the edges of the node need of the rooms behind this one.
 pub use vaultdb_consensus::api::{
-    ClusterStatus, Committed, Divergence, IntegrityStatus, JoinReply, JoinRequest, Leader, Leadership,
+    AgreementStatus, ClusterStatus, Committed, Divergence, JoinReply, JoinRequest, Leader, Leadership,
     Member, MemberOrder, MemberReply, MemberStatus, ProposeError, RaftState, TransferDirection,
     TransferStatus, TransferTotals,
 };

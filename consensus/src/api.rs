@@ -80,14 +80,14 @@ pub struct ClusterStatus {
     /// Snapshots on their way, to and from this node.
     pub transfers: Vec<TransferStatus>,
     pub transfer_totals: TransferTotals,
-    pub integrity: IntegrityStatus,
+    pub agreement: AgreementStatus,
     /// Set once consensus has stopped for good; the process must end with exit code 70.
     pub fatal: Option<String>,
 }
 
 /// How this node's state compares with the other voters', by hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct IntegrityStatus {
+pub struct AgreementStatus {
     /// The last log index at which this node was found to be one of a majority that agrees; 0 before that.
     pub compared_index: u64,
     /// Members whose state was found to differ from this node's.
@@ -104,7 +104,7 @@ pub struct Divergence {
     pub is_minority: bool,
 }
 
-impl IntegrityStatus {
+impl AgreementStatus {
     /// In words, what somebody has to know; `None` while all that was compared is the same.
     pub fn concern(&self) -> Option<String> {
         let told = self.diverged.iter().map(|Divergence { peer, index, is_minority }| match is_minority {

@@ -1,6 +1,6 @@
 //! Compares this node's state with the other voters', now and then, and ends this node if it is the one that is wrong.
 //!
-//! Chains of hashes are asked for and compared ([`crate::integrity`]); the data itself is not read. Every node does so
+//! Chains of hashes are asked for and compared ([`crate::agreement`]); the data itself is not read. Every node does so
 //! for itself, so that a node that is wrong needs nobody's word but that of a majority.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +11,8 @@ use tokio::time::{interval, MissedTickBehavior};
 use vaultdb_kv::NodeId;
 use vaultdb_storage::Checkpoint;
 
+use crate::agreement::{judge, Findings};
 use crate::core::Core;
-use crate::integrity::{judge, Findings};
 use crate::types::StoredMembership;
 use crate::wire::{Request, Response};
 
@@ -61,7 +61,7 @@ async fn checkpoints_of(core: &Core, id: NodeId) -> Option<Vec<Checkpoint>> {
 }
 
 fn report(core: &Core, membership: &StoredMembership, findings: &Findings) {
-    let news = core.integrity.note(findings, |id| membership.get_node(&id).is_some());
+    let news = core.agreement.note(findings, |id| membership.get_node(&id).is_some());
     for (id, index, is_minority) in news {
         let name = membership.get_node(&id).map_or("", |node| node.name.as_str());
         match is_minority {

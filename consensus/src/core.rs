@@ -15,12 +15,12 @@ use tokio::time::timeout_at;
 use vaultdb_kv::{failpoint, Command, NodeId, Room};
 use vaultdb_storage::StateMachine;
 
+use crate::agreement::Agreement;
 use crate::api::{Committed, Leader, Leadership, ProposeError};
 use crate::campaign::ElectionClock;
 use crate::contacts::Contacts;
 use crate::formation::Founder;
 use crate::identity::Member;
-use crate::integrity::Integrity;
 use crate::network::{Lane, Links};
 use crate::node::Timing;
 use crate::snapshot::receive::Reception;
@@ -50,7 +50,7 @@ pub struct Core {
     /// Whether this node has room for more data.
     pub room: Arc<Room>,
     /// How this node's state compares with the others'.
-    pub integrity: Integrity,
+    pub agreement: Agreement,
     pub leadership: watch::Sender<Arc<Leadership>>,
     /// Why this node must not go on, once it has been told: see [`crate::standing`].
     pub dismissed: watch::Sender<Option<String>>,

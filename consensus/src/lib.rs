@@ -5,6 +5,7 @@
 //! leader; a failure is told as definite only where no log can hold the command.
 
 mod acceptance;
+mod agreement;
 mod announce;
 pub mod api;
 mod barrier;
@@ -17,7 +18,6 @@ mod core;
 pub mod formation;
 mod founding;
 pub mod identity;
-mod integrity;
 mod link;
 mod log_store;
 mod membership;

@@ -18,6 +18,7 @@ use vaultdb_kv::{AdminError, Command, Faults, Freshness, MemberAddr, NodeId, Rea
 use vaultdb_storage::{LogOptions, StateMachine, StorageError, StoreOptions};
 
 use crate::acceptance::{millis_until, UNSETTLED_KIB_MAX};
+use crate::agreement::Agreement;
 use crate::api::{
     Claim, ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, MemberOrder, MemberReply,
     ProposeError,
@@ -30,7 +31,6 @@ use crate::core::{marked, shared, Core};
 use crate::formation::Founder;
 use crate::founding::register_early;
 use crate::identity::Member;
-use crate::integrity::Integrity;
 use crate::log_store::LogAdapter;
 use crate::network::{Links, Network};
 use crate::pace::watch_pace;
@@ -471,7 +471,7 @@ async fn start_core(
         applied,
         stages,
         room: config.room,
-        integrity: Integrity::default(),
+        agreement: Agreement::default(),
         dismissed: watch::channel(None).0,
         fatal: watch::channel(None).0,
         unsettled: Arc::new(Semaphore::new(UNSETTLED_KIB_MAX as usize)),

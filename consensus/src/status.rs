@@ -123,7 +123,7 @@ impl Core {
             purged: index(&metrics.purged),
             transfers: self.transfer_status(&metrics.membership_config),
             transfer_totals: self.transfers.totals(),
-            integrity: self.integrity.status(|id| {
+            agreement: self.agreement.status(|id| {
                 let node = metrics.membership_config.get_node(&id);
                 node.map_or_else(String::new, |node| node.name.clone())
             }),

@@ -4,7 +4,7 @@
 mod support;
 
 use support::{eventually, Cluster, Plan, PATIENCE};
-use vaultdb_consensus::api::IntegrityStatus;
+use vaultdb_consensus::api::AgreementStatus;
 
 const INTERVAL_MS: u64 = 50;
 
@@ -12,13 +12,13 @@ fn comparing() -> Plan {
     Plan { consistency_check_interval_ms: INTERVAL_MS, ..Plan::default() }
 }
 
-fn integrity(cluster: &Cluster, node: usize) -> IntegrityStatus {
-    cluster.nodes[node].status().integrity
+fn agreement(cluster: &Cluster, node: usize) -> AgreementStatus {
+    cluster.nodes[node].status().agreement
 }
 
 /// Waits until each of the nodes has found itself like a majority at an index from this one on.
 async fn wait_compared(cluster: &Cluster, nodes: &[usize], from: u64) {
-    let compared = || nodes.iter().all(|node| integrity(cluster, *node).compared_index >= from);
+    let compared = || nodes.iter().all(|node| agreement(cluster, *node).compared_index >= from);
     eventually(&format!("nodes {nodes:?} are compared from {from} on"), || compared().then_some(())).await;
 }
 
@@ -32,15 +32,15 @@ async fn disturbed_node_ends(cluster: &Cluster, node: usize) {
     let reason = tokio::time::timeout(PATIENCE, cluster.nodes[node].failed()).await.unwrap();
     assert!(reason.contains("differs from what a majority"), "{reason}");
     eventually("the others know who differs", || {
-        let knows = |node: &usize| integrity(cluster, *node).diverged.iter().any(|d| d.peer == name);
+        let knows = |node: &usize| agreement(cluster, *node).diverged.iter().any(|d| d.peer == name);
         others.iter().all(knows).then_some(())
     })
     .await;
     for other in &others {
-        let integrity = integrity(cluster, *other);
-        assert_eq!(integrity.diverged.len(), 1, "{integrity:?}");
-        assert!(integrity.diverged[0].is_minority && integrity.diverged[0].index >= written, "{integrity:?}");
-        assert!(integrity.concern().unwrap().contains(&name));
+        let agreement = agreement(cluster, *other);
+        assert_eq!(agreement.diverged.len(), 1, "{agreement:?}");
+        assert!(agreement.diverged[0].is_minority && agreement.diverged[0].index >= written, "{agreement:?}");
+        assert!(agreement.concern().unwrap().contains(&name));
     }
     cluster.nodes[node].shutdown().await;
     let after = cluster.put_among(&others, "k", "after").await.log_id.index;
@@ -85,7 +85,7 @@ async fn without_a_majority_nobody_ends() {
     for (node, other) in [(leader, disturbed), (disturbed, leader)] {
         let other = cluster.nodes[other].status().node.name;
         eventually("each of the two sees that the other differs", || {
-            let seen = integrity(&cluster, node).diverged;
+            let seen = agreement(&cluster, node).diverged;
             seen.iter().any(|d| d.peer == other && !d.is_minority).then_some(())
         })
         .await;
@@ -128,7 +128,7 @@ async fn healthy_nodes_never_differ() {
     cluster.heal();
     wait_compared(&cluster, &[0, 1, 2], written).await;
     for node in 0..3 {
-        assert_eq!(integrity(&cluster, node).diverged, []);
+        assert_eq!(agreement(&cluster, node).diverged, []);
         assert!(cluster.nodes[node].runs());
     }
     cluster.stop().await;

@@ -56,11 +56,11 @@ fn write_cluster(page: &mut Page, cluster: &ClusterStatus) {
     .value(totals.received_bytes);
     page.counter("vaultdb_snapshot_installed_total", "Snapshots of peers that this node installed.")
         .value(totals.installed);
-    let integrity = &cluster.integrity;
+    let agreement = &cluster.agreement;
     page.gauge("vaultdb_integrity_compared_index", "Last log index at which a majority has the same state.")
-        .value(integrity.compared_index);
+        .value(agreement.compared_index);
     page.gauge("vaultdb_integrity_diverged", "Members whose state was found to differ from this node's.")
-        .value(integrity.diverged.len());
+        .value(agreement.diverged.len());
     let lags = cluster.members.iter().filter_map(|m| Some((&m.member.name, m.lag_entries?)));
     let mut family =
         page.gauge("vaultdb_replication_lag_entries", "Log entries that a peer lacks. Leader only.");

@@ -4,7 +4,7 @@ use serde::Serialize;
 use vaultdb_kv::{Health, NodeId, Revision, Role};
 
 use crate::model::{
-    ClusterStatus, ComponentHealth, IntegrityStatus, MemberStatus, NodeStatus, RaftState, TransferDirection,
+    AgreementStatus, ClusterStatus, ComponentHealth, MemberStatus, NodeStatus, RaftState, TransferDirection,
     TransferStatus,
 };
 
@@ -63,7 +63,7 @@ struct RaftView<'a> {
     snapshot: u64,
     purged: u64,
     snapshot_transfers: Vec<TransferView<'a>>,
-    integrity: IntegrityView<'a>,
+    agreement: AgreementView<'a>,
 }
 
 /// A snapshot on its way to or from this node.
@@ -93,7 +93,7 @@ struct CacheView {
 
 /// How the node's state compares with the other voters'.
 #[derive(Serialize, Default)]
-struct IntegrityView<'a> {
+struct AgreementView<'a> {
     compared_index: u64,
     diverged: Vec<DivergenceView<'a>>,
 }
@@ -208,17 +208,17 @@ impl<'a> RaftView<'a> {
             snapshot: cluster.snapshot,
             purged: cluster.purged,
             snapshot_transfers: cluster.transfers.iter().map(TransferView::of).collect(),
-            integrity: IntegrityView::of(&cluster.integrity),
+            agreement: AgreementView::of(&cluster.agreement),
         }
     }
 }
 
-impl<'a> IntegrityView<'a> {
-    fn of(integrity: &'a IntegrityStatus) -> Self {
-        let diverged = integrity.diverged.iter();
+impl<'a> AgreementView<'a> {
+    fn of(agreement: &'a AgreementStatus) -> Self {
+        let diverged = agreement.diverged.iter();
         let diverged =
             diverged.map(|d| DivergenceView { peer: &d.peer, index: d.index, is_minority: d.is_minority });
-        IntegrityView { compared_index: integrity.compared_index, diverged: diverged.collect() }
+        AgreementView { compared_index: agreement.compared_index, diverged: diverged.collect() }
     }
 }
 

@@ -279,7 +279,7 @@ impl Node for Port {
             purged: 0,
             transfers: Vec::new(),
             transfer_totals: Default::default(),
-            integrity: Default::default(),
+            agreement: Default::default(),
             fatal: None,
         }
     }

@@ -95,7 +95,7 @@ fn status() {
             {"name":"node\"1","id":2,"haddr":"h:1","raddr":"r:1","role":"learner","reachable":false,"lag_entries":7,"last_contact_ms":12}]},
         "raft": {"last_log":120,"committed":119,"applied":118,"snapshot":100,"purged":90,
             "snapshot_transfers":[{"peer":"node\"1","direction":"send","bytes_done":10,"bytes_total":30}],
-            "integrity":{"compared_index":117,"diverged":[{"peer":"node\"1","index":96,"is_minority":true}]}},
+            "agreement":{"compared_index":117,"diverged":[{"peer":"node\"1","index":96,"is_minority":true}]}},
         "store": {"revision":1,"keys_estimate":3,"disk_bytes":4096,"cache":{"entries":1,"bytes":2,"hits":3,"misses":4}},
         "health": {"state":"degraded","components":[{"name":"store","state":"degraded","restarts":2,"since_ms":1_700_000_000_000u64,"reason":"slow"}]}
     });

@@ -14,8 +14,8 @@ use vaultdb_kv::{
     Versioned, Write, WriteError,
 };
 use vaultdb_web::model::{
-    ActiveFault, CacheStats, CheckResult, ClusterStatus, ComponentHealth, Divergence, EntryFate, FaultOrder,
-    FaultRefusal, HealthReport, IntegrityStatus, JoinReply, JoinRequest, Leader, Leadership, Listing,
+    ActiveFault, AgreementStatus, CacheStats, CheckResult, ClusterStatus, ComponentHealth, Divergence,
+    EntryFate, FaultOrder, FaultRefusal, HealthReport, JoinReply, JoinRequest, Leader, Leadership, Listing,
     Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo, NodeStatus, RaftState,
     ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats, TransferDirection, TransferStatus,
     TransferTotals, View,
@@ -309,7 +309,7 @@ impl Backend for Fake {
                 bytes_total: 30,
             }],
             transfer_totals: TransferTotals { sent_bytes: 11, received_bytes: 12, installed: 1 },
-            integrity: IntegrityStatus { compared_index: 117, diverged: vec![diverged] },
+            agreement: AgreementStatus { compared_index: 117, diverged: vec![diverged] },
             fatal: None,
         };
         let component = ComponentHealth {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use vaultdb_kv::NodeId;
 use vaultdb_storage::{Chain, Checkpoint};
 
-use crate::api::{Divergence, IntegrityStatus};
+use crate::api::{AgreementStatus, Divergence};
 
 /// Checkpoints of one peer that are looked at: more than any node keeps.
 const CHECKPOINTS_MAX: usize = 1_024;
@@ -80,7 +80,7 @@ fn is_majority(ids: &BTreeSet<NodeId>, voters: &[BTreeSet<NodeId>]) -> bool {
 
 /// What the comparisons so far have shown.
 #[derive(Debug, Default)]
-pub struct Integrity(Mutex<Known>);
+pub struct Agreement(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -89,7 +89,7 @@ struct Known {
     differing: BTreeMap<NodeId, (u64, bool)>,
 }
 
-impl Integrity {
+impl Agreement {
     /// Takes findings in, and tells which are new. What is known of a member that could not be compared now stays.
     pub fn note(&self, findings: &Findings, is_member: impl Fn(NodeId) -> bool) -> Vec<(NodeId, u64, bool)> {
         let mut known = self.0.lock();
@@ -112,7 +112,7 @@ impl Integrity {
         new
     }
 
-    pub fn status(&self, name: impl Fn(NodeId) -> String) -> IntegrityStatus {
+    pub fn status(&self, name: impl Fn(NodeId) -> String) -> AgreementStatus {
         let known = self.0.lock();
         let differing = known.differing.iter();
         let diverged = differing.map(|(id, (index, decided))| Divergence {
@@ -120,7 +120,7 @@ impl Integrity {
             index: *index,
             is_minority: *decided,
         });
-        IntegrityStatus { compared_index: known.compared_index, diverged: diverged.collect() }
+        AgreementStatus { compared_index: known.compared_index, diverged: diverged.collect() }
     }
 }
 
@@ -202,20 +202,20 @@ mod tests {
     /// the same again or is one no longer.
     #[test]
     fn differences_are_kept_while_they_may_last() {
-        let integrity = Integrity::default();
-        let status = || integrity.status(|id| format!("n{id}"));
+        let agreement = Agreement::default();
+        let status = || agreement.status(|id| format!("n{id}"));
         let differs = judged(&[at(7, 1)], &[(2, &[at(7, 1)]), (3, &[at(7, 2)])], &[&[1, 2, 3]]);
-        assert_eq!(integrity.note(&differs, |_| true), [(3, 7, true)]);
-        assert_eq!(integrity.note(&differs, |_| true), []);
+        assert_eq!(agreement.note(&differs, |_| true), [(3, 7, true)]);
+        assert_eq!(agreement.note(&differs, |_| true), []);
         let expected = Divergence { peer: "n3".into(), index: 7, is_minority: true };
         let silent = judged(&[at(8, 1)], &[(2, &[at(8, 1)])], &[&[1, 2, 3]]);
-        assert_eq!(integrity.note(&silent, |_| true), []);
-        assert_eq!(status(), IntegrityStatus { compared_index: 8, diverged: vec![expected] });
+        assert_eq!(agreement.note(&silent, |_| true), []);
+        assert_eq!(status(), AgreementStatus { compared_index: 8, diverged: vec![expected] });
         let same = judged(&[at(9, 1)], &[(2, &[at(9, 1)]), (3, &[at(9, 1)])], &[&[1, 2, 3]]);
-        integrity.note(&same, |_| true);
+        agreement.note(&same, |_| true);
         assert_eq!(status().diverged, []);
-        integrity.note(&differs, |_| true);
-        integrity.note(&silent, |id| id != 3);
+        agreement.note(&differs, |_| true);
+        agreement.note(&silent, |id| id != 3);
         assert_eq!(status().diverged, []);
     }
 }
