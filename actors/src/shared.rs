@@ -21,6 +21,7 @@ use crate::slot::{ComponentId, Slot, Vitals};
 use crate::status::{ComponentHealth, EventKind, HealthReport, NodeInfo};
 use crate::store::StoreActor;
 use crate::supervisor::Supervisor;
+use crate::witness::Witness;
 
 pub(crate) struct Shared {
     pub info: NodeInfo,
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub engine: Arc<Vitals>,
     pub cluster: Arc<Vitals>,
     pub events: EventRing,
+    pub witness: Witness,
     /// When the health monitor last ticked, in milliseconds since `started`.
     beat_ms: AtomicU64,
     escalation: watch::Sender<Option<String>>,
@@ -64,6 +66,7 @@ impl Shared {
             engine: Vitals::new(ComponentId::Engine, Health::Failed, starting()),
             cluster: Vitals::new(ComponentId::Cluster, Health::Failed, starting()),
             events: EventRing::default(),
+            witness: Witness::default(),
             beat_ms: AtomicU64::new(0),
             escalation: watch::Sender::new(None),
             stopping: AtomicBool::new(false),

@@ -113,6 +113,9 @@ pub enum EventKind {
     Escalated,
     FaultInjected,
     Stopped,
+    LeaderChanged,
+    PeerUnreachable,
+    PeerBack,
 }
 
 impl EventKind {
@@ -126,6 +129,9 @@ impl EventKind {
             EventKind::Escalated => "escalated",
             EventKind::FaultInjected => "fault_injected",
             EventKind::Stopped => "stopped",
+            EventKind::LeaderChanged => "leader_changed",
+            EventKind::PeerUnreachable => "peer_unreachable",
+            EventKind::PeerBack => "peer_back",
         }
     }
 }

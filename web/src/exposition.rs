@@ -9,7 +9,8 @@ use vaultdb_kv::{Health, HistogramSnapshot};
 use crate::app::Worker;
 use crate::backend::Backend;
 use crate::metrics::{Metrics, LATENCY_BOUNDS_US};
-use crate::model::{ClusterStatus, ComponentHealth, NodeStatus, WriteTimes};
+use crate::model::{ClusterStatus, ComponentHealth, EventCount, NodeStatus, WriteTimes};
+use crate::process::Process;
 use crate::reply::{Media, Reply};
 
 impl<B: Backend> Worker<B> {
@@ -25,6 +26,8 @@ impl<B: Backend> Worker<B> {
             write_times(&mut page, times);
         }
         write_components(&mut page, &status.health.components);
+        write_events(&mut page, &self.backend.events().counts(), self.shared.admission.event_streams());
+        write_process(&mut page, &Process::look());
         write_http(&mut page, &self.shared.metrics, self.shared.admission.requests_in_flight());
         Reply::new(Media::Metrics, page.text).at(status.store.revision)
     }
@@ -88,6 +91,8 @@ fn write_node(page: &mut Page, status: &NodeStatus) {
     page.counter("vaultdb_cache_misses_total", "Reads that the cache did not answer.").value(cache.misses);
     page.gauge("vaultdb_cache_entries", "Entries in the cache.").value(cache.entries);
     page.gauge("vaultdb_cache_bytes", "Bytes in the cache.").value(cache.bytes);
+    page.gauge("vaultdb_server_build_info", "Always 1; what runs is in the labels.")
+        .labelled(&[("version", status.node.version)], 1);
     page.gauge("vaultdb_server_uptime_seconds", "Time since the process started.")
         .value(Seconds(status.uptime_ms.saturating_mul(1_000)));
 }
@@ -120,6 +125,24 @@ fn write_components(page: &mut Page, components: &[ComponentHealth]) {
     for component in components {
         let healthy = u8::from(component.state == Health::Healthy);
         family.labelled(&[("component", component.name)], healthy);
+    }
+}
+
+fn write_events(page: &mut Page, counts: &[EventCount], streams: usize) {
+    let mut family = page.counter("vaultdb_events_total", "Events in the node's own time line.");
+    for EventCount { component, what, count } in counts {
+        family.labelled(&[("component", component), ("what", what)], count);
+    }
+    page.gauge("vaultdb_events_streams", "Clients that follow the events live.").value(streams);
+}
+
+fn write_process(page: &mut Page, process: &Process) {
+    if let Some(bytes) = process.resident_bytes {
+        page.gauge("vaultdb_process_resident_memory_bytes", "Memory of the process that is in RAM.")
+            .value(bytes);
+    }
+    if let Some(count) = process.open_files {
+        page.gauge("vaultdb_process_open_files", "Files and sockets that the process has open.").value(count);
     }
 }
 

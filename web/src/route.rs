@@ -24,13 +24,14 @@ pub(crate) enum Route {
     Livez,
     Readyz,
     Metrics,
+    Events,
     Home,
     Unknown,
 }
 
 impl Route {
     /// Every route, in the order of its discriminant.
-    pub(crate) const ALL: [Route; 17] = [
+    pub(crate) const ALL: [Route; 18] = [
         Route::Keys,
         Route::Key,
         Route::Kv,
@@ -46,6 +47,7 @@ impl Route {
         Route::Livez,
         Route::Readyz,
         Route::Metrics,
+        Route::Events,
         Route::Home,
         Route::Unknown,
     ];
@@ -78,6 +80,7 @@ impl Route {
             "/livez" => Route::Livez,
             "/readyz" => Route::Readyz,
             "/metrics" => Route::Metrics,
+            "/v1/events" => Route::Events,
             "/" => Route::Home,
             _ => Route::Unknown,
         };
@@ -102,6 +105,7 @@ impl Route {
             Route::Livez => "/livez",
             Route::Readyz => "/readyz",
             Route::Metrics => "/metrics",
+            Route::Events => "/v1/events",
             Route::Home => "/",
             Route::Unknown => "unknown",
         }
@@ -122,6 +126,7 @@ impl Route {
             | Route::Livez
             | Route::Readyz
             | Route::Metrics
+            | Route::Events
             | Route::Home => "GET, HEAD",
             Route::Unknown => "",
         }
@@ -181,6 +186,7 @@ mod tests {
         assert_eq!(Route::find("/v1/kv"), (Route::List, ""));
         assert_eq!(Route::find("/v1/kv/"), (Route::Kv, ""));
         assert_eq!(Route::find("/v1/snapshot"), (Route::Snapshot, ""));
+        assert_eq!(Route::find("/v1/events"), (Route::Events, ""));
         assert_eq!(Route::find("/v1/writes/3-17"), (Route::Writes, "3-17"));
         assert_eq!(Route::find("/v1/members/n.1"), (Route::Member, "n.1"));
         assert_eq!(Route::find("/v1/members/promote"), (Route::Member, "promote"));

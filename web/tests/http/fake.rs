@@ -13,10 +13,10 @@ use vaultdb_kv::{
     Write, WriteError,
 };
 use vaultdb_web::model::{
-    CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
-    Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo,
-    NodeStatus, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats,
-    TransferDirection, TransferStatus, TransferTotals, View,
+    CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, EventRing, HealthReport, JoinReply,
+    JoinRequest, Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder, MemberReply,
+    MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages,
+    StoreStats, TransferDirection, TransferStatus, TransferTotals, View,
 };
 use vaultdb_web::Backend;
 
@@ -37,6 +37,7 @@ pub struct State {
     /// While set, calls do not come back.
     pub hang: AtomicBool,
     pub listings: Listings,
+    pub events: EventRing,
     /// Views of the map that live.
     pub views: Arc<AtomicUsize>,
     /// Calls that hang now.
@@ -269,6 +270,10 @@ impl Backend for Fake {
 
     fn listings(&self) -> &Listings {
         &self.0.listings
+    }
+
+    fn events(&self) -> &EventRing {
+        &self.0.events
     }
 
     async fn status(&self) -> NodeStatus {
