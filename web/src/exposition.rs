@@ -4,7 +4,7 @@
 
 use std::fmt::{Display, Write};
 
-use vaultdb_kv::{Health, HistogramSnapshot};
+use vaultdb_kv::{Health, HistogramSnapshot, Role};
 
 use crate::app::Worker;
 use crate::backend::Backend;
@@ -56,6 +56,8 @@ fn write_cluster(page: &mut Page, cluster: &ClusterStatus) {
     .value(totals.received_bytes);
     page.counter("vaultdb_snapshot_installed_total", "Snapshots of peers that this node installed.")
         .value(totals.installed);
+    let voters = cluster.members.iter().filter(|m| m.role == Role::Voter).count();
+    page.gauge("vaultdb_raft_voters", "Voters of the cluster, as this node knows them.").value(voters);
     let lags = cluster.members.iter().filter_map(|m| Some((&m.member.name, m.lag_entries?)));
     let mut family =
         page.gauge("vaultdb_replication_lag_entries", "Log entries that a peer lacks. Leader only.");
