@@ -5,13 +5,10 @@
 
 use std::fmt::Write;
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 use bytes::Bytes;
-use futures::future::{select, Either};
 use futures::stream::{self, StreamExt};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -54,8 +51,8 @@ struct EventView<'a> {
 
 impl<'a> EventView<'a> {
     fn of(event: &'a Event) -> Self {
-        let Event { seq, time_ms, component, what, detail } = event;
-        Self { seq: *seq, time_ms: *time_ms, component, what: what.as_str(), detail }
+        let Event { seq, time_ms, component, what, .. } = *event;
+        Self { seq, time_ms, component, what: what.as_str(), detail: &event.detail }
     }
 }
 
@@ -96,6 +93,12 @@ impl<B: Backend> Worker<B> {
     }
 }
 
+enum Woken {
+    News,
+    /// Nothing happened for a while.
+    Quiet,
+}
+
 /// One client that follows the events.
 struct Follower<B: Backend> {
     worker: Rc<Worker<B>>,
@@ -113,15 +116,23 @@ impl<B: Backend> Follower<B> {
         if let Some(piece) = self.take() {
             return Some(piece);
         }
-        let shared = Arc::clone(&self.worker.shared);
-        let stopping = pin!(shared.stopping.notified());
-        let news = pin!(timeout(shared.options.event_heartbeat, self.news.changed()));
-        match select(stopping, news).await {
-            Either::Left(((), _)) => None,
-            Either::Right((Err(_), _)) => Some(HEARTBEAT.to_owned()),
-            // The ring lives for as long as the backend: nobody would be left to tell anything.
-            Either::Right((Ok(Err(_)), _)) => None,
-            Either::Right((Ok(Ok(())), _)) => Some(self.take().unwrap_or_default()),
+        match self.wait().await? {
+            Woken::News => Some(self.take().unwrap_or_default()),
+            Woken::Quiet => Some(HEARTBEAT.to_owned()),
+        }
+    }
+
+    /// `None` once the server stops.
+    async fn wait(&mut self) -> Option<Woken> {
+        let shared = &self.worker.shared;
+        tokio::select! {
+            () = shared.stopping.notified() => None,
+            news = timeout(shared.options.event_heartbeat, self.news.changed()) => match news {
+                Ok(Ok(())) => Some(Woken::News),
+                // The ring lives for as long as the backend: nobody would be left to tell anything.
+                Ok(Err(_)) => None,
+                Err(_) => Some(Woken::Quiet),
+            },
         }
     }
 
