@@ -287,7 +287,7 @@ impl WorkerHandles {
             uptime_ms: shared.uptime_ms(),
             cluster: cluster.or_else(|| node.map(|node| node.status())),
             store: store.or_else(|| node.map(|node| node.store_stats())).unwrap_or_default(),
-            replication: replication.unwrap_or_default(),
+            replication,
             write_times,
             health,
         }

@@ -26,7 +26,8 @@ pub struct NodeStatus {
     pub cluster: Option<ClusterStatus>,
     /// All zero until consensus is up.
     pub store: StoreStats,
-    pub replication: ReplicationStatus,
+    /// `None` while the dispatcher does not answer: its counters must not seem to fall back to zero.
+    pub replication: Option<ReplicationStatus>,
     /// `None` until consensus is up.
     pub write_times: Option<WriteTimes>,
     pub health: HealthReport,

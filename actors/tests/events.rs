@@ -77,3 +77,14 @@ async fn readers_are_woken_while_the_supervisor_hangs() {
     assert!(woken.is_ok(), "not within {:?}", begun.elapsed());
     bench.system.shutdown().await;
 }
+
+/// While the dispatcher hangs its counters are unknown: a zero between two figures would look like a growth.
+#[actix::test]
+async fn counters_of_a_dispatcher_that_hangs_are_unknown() {
+    let bench = Bench::start(options()).await;
+    assert!(bench.worker.status().await.replication.is_some());
+    assert!(bench.worker.inject(component_names::DISPATCHER, Fault::Hang(HANG)).await);
+    assert_eq!(bench.worker.status().await.replication, None);
+    until("it answers again", || async { bench.worker.status().await.replication.is_some() }).await;
+    bench.system.shutdown().await;
+}

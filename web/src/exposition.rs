@@ -9,7 +9,7 @@ use vaultdb_kv::{Health, HistogramSnapshot, Role};
 use crate::app::Worker;
 use crate::backend::Backend;
 use crate::metrics::{Metrics, LATENCY_BOUNDS_US};
-use crate::model::{ClusterStatus, ComponentHealth, EventCount, NodeStatus, WriteTimes};
+use crate::model::{ClusterStatus, ComponentHealth, EventCount, NodeStatus, ReplicationStatus, WriteTimes};
 use crate::process::Process;
 use crate::reply::{Media, Reply};
 
@@ -20,6 +20,9 @@ impl<B: Backend> Worker<B> {
         let mut page = Page::default();
         if let Some(cluster) = &status.cluster {
             write_cluster(&mut page, cluster);
+        }
+        if let Some(replication) = &status.replication {
+            write_replication(&mut page, replication);
         }
         write_node(&mut page, &status);
         if let Some(times) = &status.write_times {
@@ -70,8 +73,7 @@ fn write_cluster(page: &mut Page, cluster: &ClusterStatus) {
     }
 }
 
-fn write_node(page: &mut Page, status: &NodeStatus) {
-    let replication = &status.replication;
+fn write_replication(page: &mut Page, replication: &ReplicationStatus) {
     page.counter("vaultdb_server_leader_changes_total", "Changes of leadership that this node saw.")
         .value(replication.leader_changes);
     // These two count up; the contract's names for them carry no `_total`.
@@ -83,6 +85,9 @@ fn write_node(page: &mut Page, status: &NodeStatus) {
         .value(replication.pending);
     page.gauge("vaultdb_raft_proposals_pending_bytes", "Keys and values of the writes that wait.")
         .value(replication.pending_bytes);
+}
+
+fn write_node(page: &mut Page, status: &NodeStatus) {
     let (store, cache) = (&status.store, &status.store.cache);
     page.gauge("vaultdb_store_revision", "Revision of the local store.").value(store.revision);
     page.gauge("vaultdb_store_keys_estimate", "Keys in the local store, estimated.")

@@ -332,7 +332,12 @@ impl Backend for Fake {
                 cache: CacheStats { entries: 1, bytes: 2, hits: 3, misses: 4 },
             },
             write_times: Some(stages.snapshot()),
-            replication: ReplicationStatus { committed: 5, failed: 6, pending: 7, ..Default::default() },
+            replication: Some(ReplicationStatus {
+                committed: 5,
+                failed: 6,
+                pending: 7,
+                ..Default::default()
+            }),
             health: HealthReport { state: Health::Degraded, components: vec![component] },
         }
     }
