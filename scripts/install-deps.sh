@@ -39,6 +39,8 @@ have_libclang || missing+=(libclang-dev)
 have ccache || missing+=(ccache)
 if [ "$with_tests" = yes ]; then
     have curl || missing+=(curl)
+    # Brings promtool, which checks the alert rules.
+    have promtool || missing+=(prometheus)
     # Makes the runtime image where no registry is reachable; of use only with an engine.
     if have docker && docker info >/dev/null 2>&1 &&
         ! docker image inspect debian:bookworm-slim >/dev/null 2>&1; then

@@ -20,6 +20,7 @@ use vaultdb_kv::{
     WriteError,
 };
 
+use crate::events::{EventRing, EVENTS_MAX};
 use crate::gate::{Gate, REBUILD_POLL};
 use crate::health::PROBE_KEY;
 use crate::listings::{Listing, Listings};
@@ -286,7 +287,7 @@ impl WorkerHandles {
             uptime_ms: shared.uptime_ms(),
             cluster: cluster.or_else(|| node.map(|node| node.status())),
             store: store.or_else(|| node.map(|node| node.store_stats())).unwrap_or_default(),
-            replication: replication.unwrap_or_default(),
+            replication,
             write_times,
             health,
             disk: shared.options.room.measured(),
@@ -348,8 +349,13 @@ impl WorkerHandles {
     pub async fn events(&self, since: u64) -> Vec<Event> {
         match patiently(self.shared.supervisor.send(GetEvents { since })).await {
             Some(events) => events,
-            None => self.shared.events.since(since),
+            None => self.shared.events.page(since, EVENTS_MAX).events,
         }
+    }
+
+    /// The ring that these events are in, to be read and waited on without the supervisor.
+    pub fn event_ring(&self) -> &EventRing {
+        &self.shared.events
     }
 
     /// Replaces every actor of that name (see [`crate::component_names`]); `false` when there is none.

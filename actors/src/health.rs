@@ -176,6 +176,7 @@ impl HealthMonitor {
     fn look_at_cluster(&mut self) {
         let Some(node) = self.shared.node() else { return };
         let (status, now) = (node.status(), Instant::now());
+        self.shared.witness.look(&status, now, &self.shared.events);
         if status.leadership.leader.is_some() {
             self.leader_seen = now;
         }

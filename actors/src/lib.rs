@@ -35,9 +35,10 @@ mod status;
 mod store;
 mod supervisor;
 mod system;
+mod witness;
 
 pub use damage::DataFile;
-pub use events::EVENTS_MAX;
+pub use events::{EventCount, EventPage, EventRing, EVENTS_MAX};
 pub use faults::{FaultOrder, FaultRefusal};
 pub use handles::{Handles, WorkerHandles};
 pub use listings::{Listing, ListingId, Listings, LISTING_LEASE, PAGED_LISTINGS_MAX, STREAMED_LISTINGS_MAX};

@@ -22,6 +22,7 @@ use crate::slot::{ComponentId, Slot, Vitals};
 use crate::status::{ComponentHealth, EventKind, HealthReport, NodeInfo};
 use crate::store::StoreActor;
 use crate::supervisor::Supervisor;
+use crate::witness::Witness;
 
 pub(crate) struct Shared {
     pub info: NodeInfo,
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub disk: Arc<Vitals>,
     pub events: EventRing,
     pub faults: FaultBoard,
+    pub witness: Witness,
     /// When the health monitor last ticked, in milliseconds since `started`.
     beat_ms: AtomicU64,
     escalation: watch::Sender<Option<String>>,
@@ -71,6 +73,7 @@ impl Shared {
             disk: Vitals::new(ComponentId::Disk, Health::Healthy, None),
             events: EventRing::default(),
             faults,
+            witness: Witness::default(),
             beat_ms: AtomicU64::new(0),
             escalation: watch::Sender::new(None),
             stopping: AtomicBool::new(false),

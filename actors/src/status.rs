@@ -26,7 +26,8 @@ pub struct NodeStatus {
     pub cluster: Option<ClusterStatus>,
     /// All zero until consensus is up.
     pub store: StoreStats,
-    pub replication: ReplicationStatus,
+    /// `None` while the dispatcher does not answer: its counters must not seem to fall back to zero.
+    pub replication: Option<ReplicationStatus>,
     /// `None` until consensus is up.
     pub write_times: Option<WriteTimes>,
     pub health: HealthReport,
@@ -118,6 +119,9 @@ pub enum EventKind {
     Stopped,
     /// Writes that set a value are refused.
     ReadOnly,
+    LeaderChanged,
+    PeerUnreachable,
+    PeerBack,
 }
 
 impl EventKind {
@@ -133,6 +137,9 @@ impl EventKind {
             EventKind::FaultCleared => "fault_cleared",
             EventKind::Stopped => "stopped",
             EventKind::ReadOnly => "read_only",
+            EventKind::LeaderChanged => "leader_changed",
+            EventKind::PeerUnreachable => "peer_unreachable",
+            EventKind::PeerBack => "peer_back",
         }
     }
 }

@@ -12,6 +12,7 @@ use vaultdb_kv::Health;
 
 use crate::component::{Component, Home, Member, Place, Slotted};
 use crate::dispatcher::ReplicationDispatcher;
+use crate::events::EVENTS_MAX;
 use crate::health::HealthMonitor;
 use crate::messages::{
     impl_common_handlers, Attach, ComponentDegraded, ComponentFailed, FailureCause, GetEvents, Inject,
@@ -345,7 +346,7 @@ impl Handler<GetEvents> for Supervisor {
     type Result = MessageResult<GetEvents>;
 
     fn handle(&mut self, msg: GetEvents, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.shared().events.since(msg.since))
+        MessageResult(self.shared().events.page(msg.since, EVENTS_MAX).events)
     }
 }
 

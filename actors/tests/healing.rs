@@ -80,7 +80,10 @@ async fn writes_pending_in_a_panic_are_answered_truthfully() {
     bench.fake.lead(None);
     let waiting = bench.worker.submit(set("a"), within(5_000));
     let strike = async {
-        until("it waits", || async { bench.worker.status().await.replication.pending == 1 }).await;
+        until("it waits", || async {
+            bench.worker.status().await.replication.unwrap_or_default().pending == 1
+        })
+        .await;
         assert!(bench.worker.inject(component_names::DISPATCHER, Fault::Panic).await);
     };
     let (waiting, ()) = futures::join!(waiting, strike);

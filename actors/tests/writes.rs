@@ -28,7 +28,7 @@ async fn a_write_is_committed_once() {
     assert_eq!((first.applied.revision, gone.applied.revision), (1, 2));
     assert_eq!(gone.applied.result, ApplyResult::Deleted { existed: true });
     assert_eq!(bench.fake.commands_sent(), 2);
-    let status = bench.worker.status().await.replication;
+    let status = bench.worker.status().await.replication.unwrap_or_default();
     assert_eq!((status.committed, status.pending, status.pending_bytes), (2, 0, 0));
 }
 
@@ -44,7 +44,7 @@ async fn concurrent_writes_share_batches() {
     }));
     let open = async {
         until("all are queued", || async {
-            bench.worker.status().await.replication.pending == WRITES as u64
+            bench.worker.status().await.replication.unwrap_or_default().pending == WRITES as u64
         })
         .await;
         bench.fake.gate.add_permits(100);
@@ -79,7 +79,7 @@ async fn refused_writes_are_tried_again() {
     let elections = async {
         until("the first leader was asked", || async { bench.fake.sent() > 1 }).await;
         until("the peer is reported", || async {
-            let peers = bench.worker.status().await.replication.unreachable_peers;
+            let peers = bench.worker.status().await.replication.unwrap_or_default().unreachable_peers;
             peers.iter().any(|peer| peer.name == "node1" && peer.failures > 0)
         })
         .await;
@@ -102,7 +102,10 @@ async fn a_write_waits_for_a_leader() {
     bench.fake.lead(None);
     let write = bench.worker.submit(set("k"), within(5_000));
     let election = async {
-        until("the write waits", || async { bench.worker.status().await.replication.pending == 1 }).await;
+        until("the write waits", || async {
+            bench.worker.status().await.replication.unwrap_or_default().pending == 1
+        })
+        .await;
         assert_eq!(bench.fake.sent(), 0);
         bench.fake.lead(Some(0));
     };
@@ -137,7 +140,7 @@ async fn a_deadline_before_anything_was_taken_is_definite() {
     bench.worker.submit(set("c"), within(5_000)).await.unwrap();
     assert_eq!(bench.worker.revision(), 1, "neither of the first two appeared later");
     until("nothing is counted as waiting", || async {
-        bench.worker.status().await.replication.pending_bytes == 0
+        bench.worker.status().await.replication.unwrap_or_default().pending_bytes == 0
     })
     .await;
 }
@@ -192,7 +195,10 @@ async fn admission_is_bounded() {
         bench.fake.close_gate();
         let taken = join_all((0..2).map(|_| bench.worker.submit(set("k"), within(5_000))));
         let refused = async {
-            until("two wait", || async { bench.worker.status().await.replication.pending == 2 }).await;
+            until("two wait", || async {
+                bench.worker.status().await.replication.unwrap_or_default().pending == 2
+            })
+            .await;
             let refused = bench.worker.submit(set("k"), within(5_000)).await;
             bench.fake.gate.add_permits(10);
             refused
@@ -265,12 +271,15 @@ async fn writes_that_are_answered_early_go_apart() {
         }
     }));
     let open = async {
-        until("all are queued", || async { bench.worker.status().await.replication.pending == 8 }).await;
+        until("all are queued", || async {
+            bench.worker.status().await.replication.unwrap_or_default().pending == 8
+        })
+        .await;
         bench.fake.gate.add_permits(100);
     };
     let (outcomes, ()) = futures::join!(all, open);
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
-    let status = bench.worker.status().await.replication;
+    let status = bench.worker.status().await.replication.unwrap_or_default();
     assert_eq!((status.committed, status.pending, status.pending_bytes), (4, 0, 0));
 
     bench.fake.answer(None, Fate::Refuse(ProposeError::Overloaded));

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod contention;
 pub mod contract;
 pub mod dice;
+pub mod exposition;
 pub mod http;
 pub mod linearizability;
 pub mod links;

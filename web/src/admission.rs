@@ -9,10 +9,14 @@ use std::sync::Arc;
 
 use crate::problem::{Code, Problem};
 
+/// Most streams of events at once: some dashboards a node, each with one stream.
+const EVENT_STREAMS_MAX: usize = 64;
+
 #[derive(Debug)]
 pub(crate) struct Admission {
     requests: Gauge,
     body_bytes: Gauge,
+    event_streams: Gauge,
 }
 
 /// A counter with a limit.
@@ -50,9 +54,33 @@ pub(crate) struct Permit {
     body_bytes: Cell<usize>,
 }
 
+/// One of the node's places for streams of events. Given back on drop, so also when its client goes away.
+#[derive(Debug)]
+pub(crate) struct StreamSeat(Arc<Admission>);
+
 impl Admission {
     pub(crate) fn new(requests_max: usize, body_bytes_max: usize) -> Self {
-        Self { requests: Gauge::new(requests_max), body_bytes: Gauge::new(body_bytes_max) }
+        Self {
+            requests: Gauge::new(requests_max),
+            body_bytes: Gauge::new(body_bytes_max),
+            event_streams: Gauge::new(EVENT_STREAMS_MAX),
+        }
+    }
+
+    /// A place that has nothing to do with those of requests: a stream lasts for as long as its client looks.
+    ///
+    /// # Errors
+    /// 429 `overloaded` past the limit.
+    pub(crate) fn admit_event_stream(self: &Arc<Self>) -> Result<StreamSeat, Problem> {
+        if self.event_streams.take(1) {
+            return Ok(StreamSeat(Arc::clone(self)));
+        }
+        let detail = format!("{EVENT_STREAMS_MAX} streams of events are open on this node");
+        Err(Problem::new(Code::Overloaded, detail).with_limit(EVENT_STREAMS_MAX as u64))
+    }
+
+    pub(crate) fn event_streams(&self) -> usize {
+        self.event_streams.used.load(Ordering::Relaxed)
     }
 
     /// # Errors
@@ -84,6 +112,12 @@ impl Permit {
         let limit = self.admission.body_bytes.max;
         Err(Problem::new(Code::Overloaded, format!("bodies in flight fill their {limit} bytes"))
             .with_limit(limit as u64))
+    }
+}
+
+impl Drop for StreamSeat {
+    fn drop(&mut self) {
+        self.0.event_streams.give_back(1);
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use actix_server::GracefulShutdownSignal;
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::HttpRequest;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) options: WebOptions,
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Metrics,
+    /// Tells when the server begins to stop.
+    pub(crate) stopping: GracefulShutdownSignal,
 }
 
 /// What one web worker owns.
@@ -165,6 +168,7 @@ impl<B: Backend> Worker<B> {
             (Route::Livez, Verb::Get | Verb::Head) => self.livez(call).await,
             (Route::Readyz, Verb::Get | Verb::Head) => self.readyz(call).await,
             (Route::Metrics, Verb::Get | Verb::Head) => Ok(self.metrics().await),
+            (Route::Events, Verb::Get | Verb::Head) => self.events(call, verb == Verb::Head),
             (Route::Home, Verb::Get | Verb::Head) => {
                 Ok(Reply::new(Media::Html, page::home(&self.shared.options.node_name)))
             }
@@ -185,6 +189,7 @@ impl<B: Backend> Worker<B> {
                 | Route::Livez
                 | Route::Readyz
                 | Route::Metrics
+                | Route::Events
                 | Route::Home,
                 _,
             ) => Err(method_not_allowed(route)),

@@ -12,8 +12,8 @@ use vaultdb_kv::{
 };
 
 use crate::model::{
-    ActiveFault, CheckResult, EntryFate, FaultOrder, FaultRefusal, JoinReply, JoinRequest, Leadership,
-    Listing, Listings, LogId, MemberOrder, MemberReply, NodeStatus, ReadAnswer, ScanFrom,
+    ActiveFault, CheckResult, EntryFate, EventRing, FaultOrder, FaultRefusal, JoinReply, JoinRequest,
+    Leadership, Listing, Listings, LogId, MemberOrder, MemberReply, NodeStatus, ReadAnswer, ScanFrom,
 };
 
 /// One web worker's door to the node. Made on that worker's thread and never leaves it.
@@ -55,6 +55,9 @@ pub trait Backend: 'static {
 
     /// The listings of this node that wait to go on.
     fn listings(&self) -> &Listings;
+
+    /// What the node saw and did: read from memory, also while an actor hangs.
+    fn events(&self) -> &EventRing;
 
     /// The node's view of itself and its cluster, from memory: answered without a quorum too.
     fn status(&self) -> impl Future<Output = NodeStatus>;

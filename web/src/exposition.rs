@@ -4,12 +4,13 @@
 
 use std::fmt::{Display, Write};
 
-use vaultdb_kv::{Health, HistogramSnapshot, Measured};
+use vaultdb_kv::{Health, HistogramSnapshot, Measured, Role};
 
 use crate::app::Worker;
 use crate::backend::Backend;
 use crate::metrics::{Metrics, LATENCY_BOUNDS_US};
-use crate::model::{ClusterStatus, ComponentHealth, NodeStatus, WriteTimes};
+use crate::model::{ClusterStatus, ComponentHealth, EventCount, NodeStatus, ReplicationStatus, WriteTimes};
+use crate::process::Process;
 use crate::reply::{Media, Reply};
 
 impl<B: Backend> Worker<B> {
@@ -20,6 +21,9 @@ impl<B: Backend> Worker<B> {
         if let Some(cluster) = &status.cluster {
             write_cluster(&mut page, cluster);
         }
+        if let Some(replication) = &status.replication {
+            write_replication(&mut page, replication);
+        }
         write_node(&mut page, &status);
         if let Some(disk) = &status.disk {
             write_disk(&mut page, disk);
@@ -28,6 +32,8 @@ impl<B: Backend> Worker<B> {
             write_times(&mut page, times);
         }
         write_components(&mut page, &status.health.components);
+        write_events(&mut page, &self.backend.events().counts(), self.shared.admission.event_streams());
+        write_process(&mut page, &Process::look());
         write_http(&mut page, &self.shared.metrics, self.shared.admission.requests_in_flight());
         Reply::new(Media::Metrics, page.text).at(status.store.revision)
     }
@@ -61,6 +67,8 @@ fn write_cluster(page: &mut Page, cluster: &ClusterStatus) {
         .value(agreement.compared_index);
     page.gauge("vaultdb_integrity_diverged", "Members whose state was found to differ from this node's.")
         .value(agreement.diverged.len());
+    let voters = cluster.members.iter().filter(|m| m.role == Role::Voter).count();
+    page.gauge("vaultdb_raft_voters", "Voters of the cluster, as this node knows them.").value(voters);
     let lags = cluster.members.iter().filter_map(|m| Some((&m.member.name, m.lag_entries?)));
     let mut family =
         page.gauge("vaultdb_replication_lag_entries", "Log entries that a peer lacks. Leader only.");
@@ -73,8 +81,7 @@ fn write_cluster(page: &mut Page, cluster: &ClusterStatus) {
     }
 }
 
-fn write_node(page: &mut Page, status: &NodeStatus) {
-    let replication = &status.replication;
+fn write_replication(page: &mut Page, replication: &ReplicationStatus) {
     page.counter("vaultdb_server_leader_changes_total", "Changes of leadership that this node saw.")
         .value(replication.leader_changes);
     // These two count up; the contract's names for them carry no `_total`.
@@ -86,6 +93,9 @@ fn write_node(page: &mut Page, status: &NodeStatus) {
         .value(replication.pending);
     page.gauge("vaultdb_raft_proposals_pending_bytes", "Keys and values of the writes that wait.")
         .value(replication.pending_bytes);
+}
+
+fn write_node(page: &mut Page, status: &NodeStatus) {
     let (store, cache) = (&status.store, &status.store.cache);
     page.gauge("vaultdb_store_revision", "Revision of the local store.").value(store.revision);
     page.gauge("vaultdb_store_keys_estimate", "Keys in the local store, estimated.")
@@ -96,6 +106,8 @@ fn write_node(page: &mut Page, status: &NodeStatus) {
     page.counter("vaultdb_cache_misses_total", "Reads that the cache did not answer.").value(cache.misses);
     page.gauge("vaultdb_cache_entries", "Entries in the cache.").value(cache.entries);
     page.gauge("vaultdb_cache_bytes", "Bytes in the cache.").value(cache.bytes);
+    page.gauge("vaultdb_server_build_info", "Always 1; what runs is in the labels.")
+        .labelled(&[("version", status.node.version)], 1);
     page.gauge("vaultdb_server_uptime_seconds", "Time since the process started.")
         .value(Seconds(status.uptime_ms.saturating_mul(1_000)));
 }
@@ -137,6 +149,24 @@ fn write_components(page: &mut Page, components: &[ComponentHealth]) {
     for component in components {
         let healthy = u8::from(component.state == Health::Healthy);
         family.labelled(&[("component", component.name)], healthy);
+    }
+}
+
+fn write_events(page: &mut Page, counts: &[EventCount], streams: usize) {
+    let mut family = page.counter("vaultdb_events_total", "Events in the node's own time line.");
+    for EventCount { component, what, count } in counts {
+        family.labelled(&[("component", component), ("what", what)], count);
+    }
+    page.gauge("vaultdb_events_streams", "Clients that follow the events live.").value(streams);
+}
+
+fn write_process(page: &mut Page, process: &Process) {
+    if let Some(bytes) = process.resident_bytes {
+        page.gauge("vaultdb_process_resident_memory_bytes", "Memory of the process that is in RAM.")
+            .value(bytes);
+    }
+    if let Some(count) = process.open_files {
+        page.gauge("vaultdb_process_open_files", "Files and sockets that the process has open.").value(count);
     }
 }
 

@@ -10,8 +10,8 @@ use vaultdb_kv::{
 
 use crate::backend::Backend;
 use crate::model::{
-    ActiveFault, CheckResult, EntryFate, FaultOrder, FaultRefusal, JoinReply, JoinRequest, Leadership,
-    Listing, Listings, LogId, MemberOrder, MemberReply, NodeStatus, ReadAnswer, ScanFrom,
+    ActiveFault, CheckResult, EntryFate, EventRing, FaultOrder, FaultRefusal, JoinReply, JoinRequest,
+    Leadership, Listing, Listings, LogId, MemberOrder, MemberReply, NodeStatus, ReadAnswer, ScanFrom,
 };
 
 // Inherent methods of the same names do the work: paths, not method calls, so that none calls itself.
@@ -48,6 +48,10 @@ impl Backend for WorkerHandles {
 
     fn listings(&self) -> &Listings {
         WorkerHandles::listings(self)
+    }
+
+    fn events(&self) -> &EventRing {
+        WorkerHandles::event_ring(self)
     }
 
     async fn status(&self) -> NodeStatus {

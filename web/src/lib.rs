@@ -13,6 +13,7 @@ mod body;
 mod connection;
 mod cursor;
 mod data;
+mod events;
 mod exposition;
 mod faults;
 mod guards;
@@ -28,6 +29,7 @@ mod page;
 mod params;
 mod probes;
 mod problem;
+mod process;
 mod reply;
 mod route;
 mod status;
@@ -75,6 +77,8 @@ pub struct WebOptions {
     pub request_head_timeout: Duration,
     /// How long a connection may take to close, unread bodies included.
     pub disconnect_timeout: Duration,
+    /// Time between two signs of life on a stream of events on which nothing happens.
+    pub event_heartbeat: Duration,
     /// How long a graceful stop waits for requests in flight. Whole seconds.
     pub shutdown_timeout: Duration,
 }
@@ -91,6 +95,7 @@ impl WebOptions {
             keep_alive: Duration::from_secs(75),
             request_head_timeout: Duration::from_secs(10),
             disconnect_timeout: Duration::from_secs(2),
+            event_heartbeat: Duration::from_secs(3),
             shutdown_timeout: Duration::from_secs(4),
         }
     }
@@ -115,10 +120,11 @@ where
 {
     let admission = Admission::new(options.requests_in_flight_max, options.body_bytes_in_flight_max);
     let shutdown_timeout = options.shutdown_timeout;
-    let shared = Arc::new(Shared { options, admission: Arc::new(admission), metrics: Metrics::default() });
     let builder =
         Server::build().workers(workers).disable_signals().shutdown_timeout(shutdown_timeout.as_secs());
     let stopping = builder.graceful_shutdown_signal();
+    let (admission, metrics) = (Arc::new(admission), Metrics::default());
+    let shared = Arc::new(Shared { options, admission, metrics, stopping: stopping.clone() });
     let server = builder.listen("vaultdb-http", listener, move || {
         let worker = Rc::new(Worker::new(make_backend(), Arc::clone(&shared)));
         connections(worker, stopping.clone())

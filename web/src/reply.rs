@@ -32,6 +32,8 @@ pub(crate) enum Media {
     Json,
     /// One JSON value a line.
     Ndjson,
+    /// Server-sent events.
+    EventStream,
     Problem,
     Raw,
     Text,
@@ -45,6 +47,7 @@ impl Media {
         match self {
             Media::Json => "application/json",
             Media::Ndjson => "application/x-ndjson",
+            Media::EventStream => "text/event-stream",
             Media::Problem => "application/problem+json",
             Media::Raw => "application/octet-stream",
             Media::Text => "text/plain; charset=utf-8",
@@ -123,7 +126,12 @@ impl Reply {
                 let policy = "default-src 'none'; style-src 'unsafe-inline'";
                 headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
             }
-            Media::Json | Media::Ndjson | Media::Problem | Media::Text | Media::Metrics => {}
+            Media::Json
+            | Media::Ndjson
+            | Media::EventStream
+            | Media::Problem
+            | Media::Text
+            | Media::Metrics => {}
         }
         if let Some(revision) = self.etag {
             headers.insert(ETAG, etag(revision));

@@ -26,13 +26,14 @@ pub(crate) enum Route {
     Livez,
     Readyz,
     Metrics,
+    Events,
     Home,
     Unknown,
 }
 
 impl Route {
     /// Every route, in the order of its discriminant.
-    pub(crate) const ALL: [Route; 19] = [
+    pub(crate) const ALL: [Route; 20] = [
         Route::Keys,
         Route::Key,
         Route::Kv,
@@ -50,6 +51,7 @@ impl Route {
         Route::Livez,
         Route::Readyz,
         Route::Metrics,
+        Route::Events,
         Route::Home,
         Route::Unknown,
     ];
@@ -86,6 +88,7 @@ impl Route {
             "/livez" => Route::Livez,
             "/readyz" => Route::Readyz,
             "/metrics" => Route::Metrics,
+            "/v1/events" => Route::Events,
             "/" => Route::Home,
             _ => Route::Unknown,
         };
@@ -112,6 +115,7 @@ impl Route {
             Route::Livez => "/livez",
             Route::Readyz => "/readyz",
             Route::Metrics => "/metrics",
+            Route::Events => "/v1/events",
             Route::Home => "/",
             Route::Unknown => "unknown",
         }
@@ -133,6 +137,7 @@ impl Route {
             | Route::Livez
             | Route::Readyz
             | Route::Metrics
+            | Route::Events
             | Route::Home => "GET, HEAD",
             Route::Unknown => "",
         }
@@ -194,6 +199,7 @@ mod tests {
         assert_eq!(Route::find("/v1/faults"), (Route::Faults, ""));
         assert_eq!(Route::find("/v1/faults/7"), (Route::Fault, "7"));
         assert_eq!(Route::find("/v1/snapshot"), (Route::Snapshot, ""));
+        assert_eq!(Route::find("/v1/events"), (Route::Events, ""));
         assert_eq!(Route::find("/v1/writes/3-17"), (Route::Writes, "3-17"));
         assert_eq!(Route::find("/v1/members/n.1"), (Route::Member, "n.1"));
         assert_eq!(Route::find("/v1/members/promote"), (Route::Member, "promote"));

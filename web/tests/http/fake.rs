@@ -15,10 +15,10 @@ use vaultdb_kv::{
 };
 use vaultdb_web::model::{
     ActiveFault, AgreementStatus, CacheStats, CheckResult, ClusterStatus, ComponentHealth, Divergence,
-    EntryFate, FaultOrder, FaultRefusal, HealthReport, JoinReply, JoinRequest, Leader, Leadership, Listing,
-    Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo, NodeStatus, RaftState,
-    ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats, TransferDirection, TransferStatus,
-    TransferTotals, View,
+    EntryFate, EventRing, FaultOrder, FaultRefusal, HealthReport, JoinReply, JoinRequest, Leader, Leadership,
+    Listing, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo, NodeStatus,
+    RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats, TransferDirection,
+    TransferStatus, TransferTotals, View,
 };
 use vaultdb_web::Backend;
 
@@ -39,6 +39,7 @@ pub struct State {
     /// While set, calls do not come back.
     pub hang: AtomicBool,
     pub listings: Listings,
+    pub events: EventRing,
     /// Views of the map that live.
     pub views: Arc<AtomicUsize>,
     /// Calls that hang now.
@@ -279,6 +280,10 @@ impl Backend for Fake {
         &self.0.listings
     }
 
+    fn events(&self) -> &EventRing {
+        &self.0.events
+    }
+
     async fn status(&self) -> NodeStatus {
         let info = |raft: &str, http: &str| MemberAddr { raft: raft.into(), http: http.into() };
         let members = [("node0", 1, Role::Voter, None), ("node\"1", 2, Role::Learner, Some(7))];
@@ -337,7 +342,12 @@ impl Backend for Fake {
                 cache: CacheStats { entries: 1, bytes: 2, hits: 3, misses: 4 },
             },
             write_times: Some(stages.snapshot()),
-            replication: ReplicationStatus { committed: 5, failed: 6, pending: 7, ..Default::default() },
+            replication: Some(ReplicationStatus {
+                committed: 5,
+                failed: 6,
+                pending: 7,
+                ..Default::default()
+            }),
             health: HealthReport { state: Health::Degraded, components: vec![component] },
             disk: Some(Measured { free_bytes: 13, total_bytes: 14, read_only: true }),
         }

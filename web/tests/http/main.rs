@@ -9,6 +9,7 @@ mod backup;
 mod client;
 mod early;
 mod errors;
+mod events;
 mod fake;
 mod faults;
 mod guards;

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use vaultdb_web::model::CheckResult;
+use vaultdb_web::model::{CheckResult, EventKind};
 
 use crate::server::TestServer;
 
@@ -48,6 +48,7 @@ fn metrics() {
     server.get("/v1/kv/secret");
     server.get("/v1/kv/absent");
     server.get("/nowhere");
+    server.fake.0.events.record("store", EventKind::Restarted, "panicked".into());
     let answer = server.get("/metrics");
     assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let text = answer.text();
@@ -84,6 +85,9 @@ fn metrics() {
         "vaultdb_component_restarts_total{component=\"store\"} 2",
         "vaultdb_component_healthy{component=\"store\"} 0",
         "vaultdb_server_uptime_seconds 1.5",
+        "vaultdb_server_build_info{version=\"0.1.0\"} 1",
+        "vaultdb_events_total{component=\"store\",what=\"restarted\"} 1",
+        "vaultdb_events_streams 0",
         "vaultdb_http_requests_total{route=\"/v1/kv/{key}\",method=\"PUT\",status=\"200\"} 1",
         "vaultdb_http_requests_total{route=\"/v1/kv/{key}\",method=\"GET\",status=\"200\"} 1",
         "vaultdb_http_requests_total{route=\"/v1/kv/{key}\",method=\"GET\",status=\"404\"} 1",
