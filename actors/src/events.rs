@@ -29,7 +29,12 @@ impl EventRing {
             EventKind::Started | EventKind::Recovered | EventKind::Restarted | EventKind::Stopped => {
                 log::Level::Info
             }
-            EventKind::Degraded | EventKind::Failed | EventKind::FaultInjected => log::Level::Warn,
+            EventKind::Degraded
+            | EventKind::Panicked
+            | EventKind::Hung
+            | EventKind::Failed
+            | EventKind::SteppedAside
+            | EventKind::FaultInjected => log::Level::Warn,
             EventKind::Escalated => log::Level::Error,
         };
         log::log!(level, "{component}: {}: {detail}", what.as_str());

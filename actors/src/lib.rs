@@ -8,6 +8,7 @@ pub mod boot;
 mod component;
 mod dispatcher;
 mod events;
+pub mod figures;
 mod form;
 mod gate;
 mod handles;
@@ -32,12 +33,13 @@ mod status;
 mod store;
 mod supervisor;
 mod system;
+mod watches;
 
 pub use events::EVENTS_MAX;
 pub use handles::{Handles, WorkerHandles};
 pub use listings::{Listing, ListingId, Listings, LISTING_LEASE, PAGED_LISTINGS_MAX, STREAMED_LISTINGS_MAX};
 pub use messages::{Fault, ReadAnswer, ScanFrom};
-pub use options::Options;
+pub use options::{HealthOptions, Options};
 pub use slot::component_names;
 pub use status::{
     CheckResult, ComponentHealth, Event, EventKind, HealthReport, NodeInfo, NodeStatus, ReplicationStatus,

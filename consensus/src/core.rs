@@ -27,6 +27,7 @@ use crate::snapshot::transfers::Transfers;
 use crate::stages::Stages;
 use crate::tending::Autopilot;
 use crate::types::{log_id, Raft, SharedCommand};
+use crate::watchdog::LogProgress;
 use crate::wire::{Proof, Request, Response};
 
 pub struct Core {
@@ -46,6 +47,8 @@ pub struct Core {
     /// Index of the last applied entry, whose effect is readable.
     pub applied: watch::Receiver<u64>,
     pub stages: Arc<Stages>,
+    /// What waits for the log's disk.
+    pub log_progress: Arc<LogProgress>,
     pub leadership: watch::Sender<Arc<Leadership>>,
     /// Why this node must not go on, once it has been told: see [`crate::standing`].
     pub dismissed: watch::Sender<Option<String>>,

@@ -83,6 +83,7 @@ fn metrics() {
         "vaultdb_cache_misses_total 4",
         "vaultdb_component_restarts_total{component=\"store\"} 2",
         "vaultdb_component_healthy{component=\"store\"} 0",
+        "vaultdb_component_mailbox_delay_seconds{component=\"store\"} 0.00007",
         "vaultdb_server_uptime_seconds 1.5",
         "vaultdb_http_requests_total{route=\"/v1/kv/{key}\",method=\"PUT\",status=\"200\"} 1",
         "vaultdb_http_requests_total{route=\"/v1/kv/{key}\",method=\"GET\",status=\"200\"} 1",
