@@ -64,12 +64,16 @@ impl Wal {
         if seen.now.saturating_sub(*since) < seen.options.fsync_window {
             return;
         }
-        let slow = slower_than(&syncs, seen.options.fsync_degraded)
-            - slower_than(before, seen.options.fsync_degraded);
-        let all = syncs.count() - before.count();
-        self.slow = slow >= SLOW_SYNCS_MIN && slow * 100 > all * SLOW_SYNCS_PERCENT_MAX;
+        self.slow = are_slow(before, &syncs, seen.options.fsync_degraded);
         self.window = Some((syncs, seen.now));
     }
+}
+
+/// Whether the syncs between two moments were slow.
+fn are_slow(before: &HistogramSnapshot, after: &HistogramSnapshot, limit: Duration) -> bool {
+    let slow = slower_than(after, limit).saturating_sub(slower_than(before, limit));
+    let all = after.count().saturating_sub(before.count());
+    slow >= SLOW_SYNCS_MIN && slow * 100 > all * SLOW_SYNCS_PERCENT_MAX
 }
 
 /// Records that certainly took longer: those of the buckets that begin at the limit or above it.
@@ -77,4 +81,32 @@ fn slower_than(times: &HistogramSnapshot, limit: Duration) -> u64 {
     let limit_us = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
     let first = 1 + times.bounds_us.partition_point(|bound| *bound < limit_us);
     times.counts.iter().skip(first).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use vaultdb_kv::histogram::IO_BOUNDS_US;
+    use vaultdb_kv::Histogram;
+
+    use super::*;
+
+    /// The 99th percentile of the syncs since the last look decides: not one among a hundred, not what was before,
+    /// and not a single one that happened to be alone.
+    #[test]
+    fn few_slow_syncs_are_forgiven() {
+        let limit = Duration::from_millis(250);
+        let times = Histogram::new(IO_BOUNDS_US);
+        let record = |count: u32, time| (0..count).for_each(|_| times.record(time));
+        let begun = times.snapshot();
+        record(1, limit + Duration::from_micros(1));
+        assert!(!are_slow(&begun, &times.snapshot(), limit), "alone");
+        record(1, limit + Duration::from_micros(1));
+        let later = times.snapshot();
+        assert!(are_slow(&begun, &later, limit));
+        record(1_000, limit);
+        assert!(!are_slow(&begun, &times.snapshot(), limit), "two of a thousand");
+        assert!(!are_slow(&later, &times.snapshot(), limit), "the limit itself is kept");
+        record(20, limit * 3);
+        assert!(are_slow(&later, &times.snapshot(), limit));
+    }
 }
