@@ -8,8 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{forbearing, impatient, key, options, set, until, within, Bench, FakeFigures};
-use vaultdb_actors::figures::ProcessFigures;
+use common::{forbearing, key, options, set, until, within, Bench, FakeFigures};
 use vaultdb_actors::port::Standstill;
 use vaultdb_actors::{component_names, EventKind, Fault, HealthOptions, Options};
 use vaultdb_kv::{Consistency, Health};
@@ -201,10 +200,11 @@ async fn memory_is_watched() {
     figures.process.lock().resident_bytes = 10 << 20;
     recovers(&bench, name).await;
 
-    let health = HealthOptions { memory_bytes_max: 11 << 20, ..options().health };
+    let health = HealthOptions { memory_bytes_max: 20 << 20, ..options().health };
     let (bench, figures) = figured(health).await;
-    shows(&bench, name, Health::Degraded, "over 90 % of its 11 MiB").await;
-    *figures.process.lock() = ProcessFigures { resident_bytes: 1 << 20, ..*figures.process.lock() };
+    figures.process.lock().resident_bytes = 18 << 20;
+    shows(&bench, name, Health::Degraded, "over 90 % of its 20 MiB").await;
+    figures.process.lock().resident_bytes = 1 << 20;
     recovers(&bench, name).await;
 }
 
@@ -232,15 +232,13 @@ async fn jumps_of_the_clock_are_seen() {
     assert_eq!(bench.state(component_names::PROCESS).await.0, Health::Healthy);
 }
 
-/// A process that was not run is told of, and nobody is blamed for what he could not do meanwhile.
+/// A process that was not run is told of, and the clock is not blamed for it.
 #[actix::test]
 async fn a_pause_of_the_process_is_seen() {
-    let health = impatient().health;
-    let (bench, figures) = figured(health).await;
+    let (bench, figures) = figured(options().health).await;
     let name = component_names::PROCESS;
     *figures.both_ahead.lock() = HOUR;
     shows(&bench, name, Health::Degraded, "the process was not run for 3599990 ms").await;
     recovers(&bench, name).await;
     assert_eq!(bench.state(component_names::CLOCK).await.0, Health::Healthy);
-    assert!(!bench.worker.events(0).await.iter().any(|event| event.what == EventKind::Hung));
 }
