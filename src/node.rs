@@ -10,7 +10,7 @@ use tokio::signal::unix::{signal, SignalKind};
 use vaultdb_actors::boot::{
     boot, Autopilot, BootError, BootOptions, FormOptions, LogOptions, RaftOptions, StoreOptions, Timing,
 };
-use vaultdb_actors::{NodeInfo, Options, SpaceOptions, System};
+use vaultdb_actors::{HealthOptions, NodeInfo, Options, SpaceOptions, System};
 use vaultdb_config::Config;
 use vaultdb_kv::{Faults, Limits, MemberAddr, Room};
 use vaultdb_web::WebOptions;
@@ -201,7 +201,35 @@ fn actor_options(config: &Config, faults: Arc<Faults>, room: Arc<Room>) -> Optio
         share_reads: config.read_sharing,
         space: (!config.inmem).then(space),
         room,
+        health: health_options(config),
+        restarts_max: usize_of(config.restarts_max),
+        restart_window: Duration::from_millis(config.restart_window_ms),
         ..Options::default()
+    }
+}
+
+fn health_options(config: &Config) -> HealthOptions {
+    HealthOptions {
+        probe_interval: Duration::from_millis(config.health_probe_interval_ms),
+        probe_degraded: Duration::from_millis(config.health_probe_degraded_ms),
+        probe_failed: Duration::from_millis(config.health_probe_failed_ms),
+        good_looks_min: u32::try_from(config.health_good_looks_min).unwrap_or(u32::MAX),
+        store_read_degraded: Duration::from_millis(config.health_store_read_degraded_ms),
+        store_write_degraded: Duration::from_millis(config.health_store_write_degraded_ms),
+        store_failed: Duration::from_millis(config.health_store_failed_ms),
+        fsync_degraded: Duration::from_millis(config.health_fsync_degraded_ms),
+        fsync_failed: Duration::from_millis(config.health_fsync_failed_ms),
+        leaderless_degraded: Duration::from_millis(config.health_leaderless_degraded_ms),
+        peer_silent_degraded: Duration::from_millis(config.health_peer_silent_degraded_ms),
+        peer_lag_entries_degraded: config.health_peer_lag_degraded_entries,
+        apply_lag_entries_degraded: config.health_apply_lag_degraded_entries,
+        lag_degraded: Duration::from_millis(config.health_lag_degraded_ms),
+        open_files_percent_degraded: config.health_open_files_degraded_percent,
+        memory_bytes_max: config.health_memory_max_bytes,
+        memory_percent_degraded: config.health_memory_degraded_percent,
+        clock_jump_degraded: Duration::from_millis(config.health_clock_jump_degraded_ms),
+        pause_degraded: Duration::from_millis(config.health_pause_degraded_ms),
+        ..HealthOptions::default()
     }
 }
 

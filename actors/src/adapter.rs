@@ -14,7 +14,7 @@ use vaultdb_kv::{
 };
 use vaultdb_storage::{StateMachine, StorageError, View as StoreView};
 
-use crate::port::{Acceptances, EntryFate, LogId, Lookup, Node, Outcomes, StoreStats, View};
+use crate::port::{Acceptances, EntryFate, LogId, Lookup, Node, Outcomes, Standstill, StoreStats, View};
 
 /// Consensus together with its store, which every read needs at once.
 pub(crate) struct ConsensusNode {
@@ -171,5 +171,9 @@ impl Node for ConsensusNode {
 
     fn store_stats(&self) -> StoreStats {
         self.store.stats()
+    }
+
+    fn standstill(&self) -> Standstill {
+        Standstill { log: self.consensus.log_standstill(), store: self.store.writes_waiting() }
     }
 }

@@ -59,7 +59,10 @@ impl EventRing {
             | EventKind::PeerBack
             | EventKind::Stopped => log::Level::Info,
             EventKind::Degraded
+            | EventKind::Panicked
+            | EventKind::Hung
             | EventKind::Failed
+            | EventKind::SteppedAside
             | EventKind::FaultInjected
             | EventKind::PeerUnreachable
             | EventKind::ReadOnly => log::Level::Warn,

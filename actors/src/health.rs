@@ -3,17 +3,16 @@
 //! Lives on an arbiter of its own, so that it runs while anything else hangs. Decides, but never
 //! rebuilds: that is the supervisor's. Invariant: what it waits for never delays the next tick.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::fut::{wrap_future, ActorFutureExt};
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, MessageResult};
-use tokio::time::timeout;
-use vaultdb_consensus::api::ClusterStatus;
-use vaultdb_kv::{Health, Key, NodeId};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
+use vaultdb_kv::Key;
 
-use crate::judge::{Judge, Verdict};
+use crate::figures::ProcessFigures;
+use crate::judge::{Finding, Hysteresis, Mailbox, RunningTime};
 use crate::messages::{
     impl_common_handlers, ComponentDegraded, ComponentFailed, FailureCause, GetHealth, Probe, Tick,
 };
@@ -21,206 +20,236 @@ use crate::sentinel::Sentinel;
 use crate::shared::Shared;
 use crate::slot::{unbound_mailbox, ComponentId, Slot, Vitals};
 use crate::status::HealthReport;
+use crate::watches::{self, Seen, Watched};
 
-/// Applying that stands still this long behind the committed index is reported.
-const APPLY_STALLED: Duration = Duration::from_secs(1);
+/// Reads of the store that fail in a row after which it is unfit.
+const STORE_ERRORS_MAX: u32 = 4;
+/// The kernel is asked about the process on each tick of this many.
+const TICKS_PER_PROCESS_LOOK: u32 = 10;
+/// A tick that comes later than this many intervals after the last means that nothing was run meanwhile.
+const TICKS_LATE_MAX: u32 = 2;
 /// Read by probes of the store; clients cannot be kept from setting it, and it does not matter.
 pub(crate) const PROBE_KEY: &[u8] = b"vaultdb/health-probe";
 
 pub(crate) struct HealthMonitor {
     shared: Arc<Shared>,
     generation: u64,
-    /// Those with a probe on its way.
-    probing: HashSet<ComponentId>,
-    judges: HashMap<ComponentId, Judge>,
-    engine: EngineProbe,
-    leader_seen: Instant,
-    /// Peers that cannot be reached, and since when.
-    unreachable: HashMap<NodeId, Instant>,
-    /// The applied index and when it last moved or had nothing to do.
-    applied: (u64, Instant),
+    time: RunningTime,
+    mailboxes: HashMap<ComponentId, Mailbox>,
+    watches: Vec<Watched>,
+    store_read: StoreRead,
+    process: ProcessLook,
     report: Arc<HealthReport>,
     _sentinel: Sentinel,
 }
 
-#[derive(Default)]
-struct EngineProbe {
-    began: Option<Instant>,
+/// The probe of the store's read path.
+struct StoreRead {
+    /// In running time; one at a time.
+    began: Option<Duration>,
     errors: u32,
+    hysteresis: Hysteresis,
+}
+
+/// The question to the kernel; one at a time.
+#[derive(Default)]
+struct ProcessLook {
+    asked: bool,
+    ticks: u32,
+    last: Option<Result<ProcessFigures, String>>,
 }
 
 impl HealthMonitor {
     pub fn new(shared: Arc<Shared>, sentinel: Sentinel) -> Self {
-        let now = Instant::now();
+        let step_max = shared.options.health.probe_interval * TICKS_LATE_MAX;
+        let hysteresis = Hysteresis::after(shared.engine.condition());
         Self {
             generation: shared.health.vitals.generation(),
+            time: RunningTime::new(Instant::now(), step_max),
+            mailboxes: HashMap::new(),
+            watches: watches::all(&shared),
+            store_read: StoreRead { began: None, errors: 0, hysteresis },
+            process: ProcessLook::default(),
             report: Arc::new(shared.report()),
             shared,
-            probing: HashSet::new(),
-            judges: HashMap::new(),
-            engine: EngineProbe::default(),
-            leader_seen: now,
-            unreachable: HashMap::new(),
-            applied: (0, now),
             _sentinel: sentinel,
         }
     }
 
     /// Notes a verdict and tells the supervisor when it is news.
-    fn judge(&self, vitals: &Vitals, state: Health, reason: Option<String>) {
+    fn say(&self, vitals: &Vitals, found: Finding) {
+        let Finding { state, reason } = found;
         if vitals.set(state, reason.clone()) {
-            self.shared.supervisor.tell(ComponentDegraded { component: vitals.id, reason });
+            self.shared.supervisor.tell(ComponentDegraded { component: vitals.id, state, reason });
         }
     }
 
+    /// Sends a probe, or judges how long the last one has been unanswered.
     fn probe<A>(&mut self, slot: &Slot<A>, ctx: &mut Context<Self>)
     where
         A: Actor<Context = Context<A>> + Handler<Probe>,
     {
-        let id = slot.vitals.id;
-        if self.probing.contains(&id) {
+        let (id, now, generation) = (slot.vitals.id, self.time.get(), slot.vitals.generation());
+        let mailbox = self.mailboxes.entry(id).or_insert_with(|| Mailbox::new(generation));
+        if mailbox.generation() != generation {
+            *mailbox = Mailbox::new(generation);
+        }
+        if let Some(waited) = mailbox.outstanding(now) {
+            self.judge_mailbox(&slot.vitals, waited);
             return;
         }
         // Nobody there: the supervisor knows already.
         let Ok(request) = slot.send(Probe) else { return };
-        self.probing.insert(id);
-        self.judges.entry(id).or_default().follow(slot.vitals.generation());
-        let vitals = slot.vitals.clone();
-        // A handful of these at most: that each wake polls them all costs nothing here.
-        let answer = wrap_future(timeout(self.shared.options.probe_timeout, request));
-        ctx.spawn(answer.map(move |answer, this: &mut Self, _| {
-            this.probing.remove(&id);
-            match answer {
-                Ok(Ok(())) => this.probed(&vitals, true),
-                // Its death is told by its own sentinel.
-                Ok(Err(MailboxError::Closed | MailboxError::Timeout)) => {}
-                Err(_) => this.probed(&vitals, false),
-            }
+        mailbox.send(now);
+        let (vitals, sent) = (slot.vitals.clone(), Instant::now());
+        // A handful of these at most, one for each actor that was built: that each wake polls them all costs nothing.
+        ctx.spawn(wrap_future(request).map(move |answer, this: &mut Self, _| {
+            this.answered(&vitals, generation, answer.is_ok().then(|| sent.elapsed()));
         }));
     }
 
-    fn probed(&mut self, vitals: &Vitals, answered: bool) {
-        let options = &self.shared.options;
-        let (degraded_at, failed_at) = (options.probes_missed_degraded, options.probes_missed_failed);
-        let timeout_ms = options.probe_timeout.as_millis();
-        let judge = self.judges.entry(vitals.id).or_default();
-        let generation = judge.generation();
-        if generation != vitals.generation() {
+    /// `delay` is `None` of an actor that ended: its own sentinel tells of that.
+    fn answered(&mut self, vitals: &Vitals, generation: u64, delay: Option<Duration>) {
+        let now = self.time.get();
+        let Some(mailbox) = self.mailboxes.get_mut(&vitals.id) else { return };
+        if mailbox.generation() != generation || vitals.generation() != generation {
             return;
         }
-        let verdict =
-            if answered { judge.answered(degraded_at) } else { judge.missed(degraded_at, failed_at) };
-        match verdict {
-            Verdict::Unchanged => {}
-            Verdict::Recovered => self.judge(vitals, Health::Healthy, None),
-            Verdict::Degraded => {
-                let reason = format!("does not answer within {timeout_ms} ms");
-                self.judge(vitals, Health::Degraded, Some(reason));
-            }
-            Verdict::Failed => {
-                let silent_ms = u64::try_from(timeout_ms).unwrap_or(u64::MAX) * u64::from(failed_at);
-                let cause = FailureCause::Hung { silent_ms };
-                if vitals.id == ComponentId::Supervisor {
-                    // Nobody is left to rebuild anything.
-                    self.shared.escalate(vitals.id, format!("the supervisor {cause}"));
-                } else {
-                    let failed = ComponentFailed { component: vitals.id, generation, cause };
-                    self.shared.supervisor.tell(failed);
-                }
-            }
+        let waited = mailbox.outstanding(now).unwrap_or_default();
+        mailbox.clear();
+        let Some(delay) = delay else { return };
+        vitals.note_mailbox_delay(delay);
+        // One that was slow and yet came in time is no good look.
+        let found = self.slowness(waited);
+        self.say_of_mailbox(vitals, found);
+    }
+
+    fn slowness(&self, waited: Duration) -> Finding {
+        let degraded = self.shared.options.health.probe_degraded;
+        match waited >= degraded {
+            true => Finding::degraded(format!("slow: no answer within {} ms", degraded.as_millis())),
+            false => Finding::healthy(),
+        }
+    }
+
+    fn say_of_mailbox(&mut self, vitals: &Vitals, found: Finding) {
+        let looks_min = self.shared.options.health.good_looks_min;
+        let news = self.mailboxes.get_mut(&vitals.id).and_then(|mailbox| mailbox.take(found, looks_min));
+        if let Some(news) = news {
+            self.say(vitals, news);
+        }
+    }
+
+    fn judge_mailbox(&mut self, vitals: &Vitals, waited: Duration) {
+        let options = self.shared.options.health;
+        if waited < options.probe_degraded {
+            return;
+        }
+        vitals.note_mailbox_delay(waited);
+        if waited < options.probe_failed {
+            let found = self.slowness(waited);
+            self.say_of_mailbox(vitals, found);
+            return;
+        }
+        let silent_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        let cause = FailureCause::Hung { silent_ms };
+        if vitals.id == ComponentId::Supervisor {
+            // Nobody is left to rebuild anything.
+            self.shared.escalate(vitals.id, format!("the supervisor {cause}"));
+        } else {
+            // Said again on each tick: the first word may be lost.
+            let generation = vitals.generation();
+            self.shared.supervisor.tell(ComponentFailed { component: vitals.id, generation, cause });
         }
     }
 
     /// One read of the store at a time, on a blocking thread; a slow one is judged while it runs.
-    fn probe_engine(&mut self, ctx: &mut Context<Self>) {
+    fn probe_store(&mut self, ctx: &mut Context<Self>) {
         let Some(node) = self.shared.node().cloned() else { return };
-        if let Some(began) = self.engine.began {
-            let options = &self.shared.options;
-            let slow = options.probe_timeout * options.probes_missed_degraded;
-            if began.elapsed() > slow {
-                let hung = began.elapsed() > options.probe_timeout * options.probes_missed_failed;
-                let state = if hung { Health::Failed } else { Health::Degraded };
-                self.judge(&self.shared.engine, state, Some("a read of the store hangs".into()));
+        let now = self.time.get();
+        if let Some(began) = self.store_read.began {
+            let options = self.shared.options.health;
+            let waited = now.saturating_sub(began);
+            if waited >= options.store_read_degraded {
+                let (degraded, failed) = (options.store_read_degraded, options.store_failed);
+                self.say_of_store(Finding::of_wait(waited, degraded, failed, "a read of the store hangs"));
             }
             return;
         }
         let Ok(key) = Key::new(PROBE_KEY) else { return };
-        self.engine.began = Some(Instant::now());
+        self.store_read.began = Some(now);
         let read = tokio::task::spawn_blocking(move || node.get(&key));
         ctx.spawn(wrap_future(read).map(|read, this: &mut Self, _| {
-            this.engine.began = None;
-            let error = match read {
+            this.store_read.began = None;
+            this.store_answered(match read {
                 Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(error) => Some(error.to_string()),
-            };
-            this.engine_probed(error);
+            });
         }));
     }
 
-    fn engine_probed(&mut self, error: Option<String>) {
+    fn say_of_store(&mut self, found: Finding) {
+        let looks_min = self.shared.options.health.good_looks_min;
+        if let Some(news) = self.store_read.hysteresis.take(found, looks_min) {
+            self.say(&self.shared.engine, news);
+        }
+    }
+
+    fn store_answered(&mut self, error: Option<String>) {
         let Some(reason) = error else {
-            self.engine.errors = 0;
-            self.judge(&self.shared.engine, Health::Healthy, None);
+            self.store_read.errors = 0;
+            self.say_of_store(Finding::healthy());
             return;
         };
-        self.engine.errors += 1;
-        self.judge(&self.shared.engine, Health::Failed, Some(reason.clone()));
-        if self.engine.errors >= self.shared.options.probes_missed_failed {
+        self.store_read.errors += 1;
+        self.say_of_store(Finding::failed(reason.clone()));
+        if self.store_read.errors >= STORE_ERRORS_MAX {
             let (component, generation) = (ComponentId::Engine, 0);
             let cause = FailureCause::Unfit { reason };
             self.shared.supervisor.tell(ComponentFailed { component, generation, cause });
         }
     }
 
-    fn look_at_cluster(&mut self) {
-        let Some(node) = self.shared.node() else { return };
-        let (status, now) = (node.status(), Instant::now());
-        self.shared.witness.look(&status, now, &self.shared.events);
-        if status.leadership.leader.is_some() {
-            self.leader_seen = now;
-        }
-        if status.applied != self.applied.0 || status.applied >= status.committed {
-            self.applied = (status.applied, now);
-        }
-        let peers = status.members.iter().filter(|other| other.member.id != status.node.id);
-        self.unreachable = peers
-            .filter(|peer| !peer.reachable)
-            .map(|peer| (peer.member.id, *self.unreachable.get(&peer.member.id).unwrap_or(&now)))
-            .collect();
-        if let Some(reason) = &status.fatal {
-            self.judge(&self.shared.cluster, Health::Failed, Some(format!("consensus stopped: {reason}")));
+    /// Asks the kernel about the process, on a blocking thread.
+    fn look_at_process(&mut self, ctx: &mut Context<Self>) {
+        let due = self.process.ticks % TICKS_PER_PROCESS_LOOK == 0;
+        self.process.ticks = self.process.ticks.wrapping_add(1);
+        if !due || self.process.asked {
             return;
         }
-        let reasons = self.cluster_troubles(&status, now);
-        if reasons.is_empty() {
-            self.judge(&self.shared.cluster, Health::Healthy, None);
-        } else {
-            self.judge(&self.shared.cluster, Health::Degraded, Some(reasons.join("; ")));
-        }
+        self.process.asked = true;
+        let figures = self.shared.options.figures.clone();
+        let look = tokio::task::spawn_blocking(move || figures.process());
+        ctx.spawn(wrap_future(look).map(|look, this: &mut Self, _| {
+            this.process.asked = false;
+            this.process.last = Some(match look {
+                Ok(Ok(figures)) => Ok(figures),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(error.to_string()),
+            });
+        }));
     }
 
-    /// Reasons hold no figure that changes by itself: each change of them is an event.
-    fn cluster_troubles(&self, status: &ClusterStatus, now: Instant) -> Vec<String> {
-        let mut reasons = Vec::new();
-        if now.duration_since(self.leader_seen) > self.shared.options.leaderless_degraded {
-            reasons.push("there is no leader".to_owned());
+    fn look_at_figures(&mut self) {
+        let shared = self.shared.clone();
+        let status = shared.node().map(|node| node.status());
+        if let Some(status) = &status {
+            shared.witness.look(status, Instant::now(), &shared.events);
         }
-        let patience = self.shared.options.peer_unreachable_degraded;
-        let long_gone = |id| self.unreachable.get(id).is_some_and(|at| now.duration_since(*at) > patience);
-        let unreachable: Vec<&str> = status
-            .members
-            .iter()
-            .filter(|peer| long_gone(&peer.member.id))
-            .map(|peer| peer.member.name.as_str())
+        let seen = Seen {
+            now: self.time.get(),
+            clocks: shared.options.figures.clocks(),
+            process: self.process.last.as_ref(),
+            node: shared.node().map(|node| &**node).zip(status.as_ref()),
+            options: &shared.options.health,
+        };
+        let news: Vec<_> = self
+            .watches
+            .iter_mut()
+            .filter_map(|watched| Some((watched.vitals.clone(), watched.look(&seen)?)))
             .collect();
-        if !unreachable.is_empty() {
-            reasons.push(format!("unreachable: {}", unreachable.join(", ")));
-        }
-        if now.duration_since(self.applied.1) > APPLY_STALLED {
-            reasons.push("committed entries are not being applied".to_owned());
-        }
-        reasons
+        news.into_iter().for_each(|(vitals, found)| self.say(&vitals, found));
     }
 }
 
@@ -230,7 +259,7 @@ impl Actor for HealthMonitor {
     fn started(&mut self, ctx: &mut Self::Context) {
         unbound_mailbox(ctx);
         ctx.notify(Tick);
-        ctx.run_interval(self.shared.options.probe_interval, |_, ctx| ctx.notify(Tick));
+        ctx.run_interval(self.shared.options.health.probe_interval, |_, ctx| ctx.notify(Tick));
     }
 }
 
@@ -246,6 +275,7 @@ impl Handler<Tick> for HealthMonitor {
             return;
         }
         self.shared.beat();
+        self.time.advance(Instant::now());
         let shared = self.shared.clone();
         self.probe(&shared.supervisor, ctx);
         self.probe(&shared.raft, ctx);
@@ -254,8 +284,12 @@ impl Handler<Tick> for HealthMonitor {
         for store in &stores {
             self.probe(store, ctx);
         }
-        self.probe_engine(ctx);
-        self.look_at_cluster();
+        self.mailboxes.retain(|id, _| {
+            !matches!(id, ComponentId::Store(_)) || stores.iter().any(|store| store.vitals.id == *id)
+        });
+        self.probe_store(ctx);
+        self.look_at_process(ctx);
+        self.look_at_figures();
         self.report = Arc::new(shared.report());
     }
 }

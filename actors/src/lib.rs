@@ -10,6 +10,7 @@ mod damage;
 mod dispatcher;
 mod events;
 mod faults;
+pub mod figures;
 mod form;
 mod gate;
 mod handles;
@@ -35,6 +36,7 @@ mod status;
 mod store;
 mod supervisor;
 mod system;
+mod watches;
 mod witness;
 
 pub use damage::DataFile;
@@ -43,7 +45,7 @@ pub use faults::{FaultOrder, FaultRefusal};
 pub use handles::{Handles, WorkerHandles};
 pub use listings::{Listing, ListingId, Listings, LISTING_LEASE, PAGED_LISTINGS_MAX, STREAMED_LISTINGS_MAX};
 pub use messages::{Fault, ReadAnswer, ScanFrom};
-pub use options::Options;
+pub use options::{HealthOptions, Options};
 pub use slot::component_names;
 pub use space::SpaceOptions;
 pub use status::{

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use actix::{ArbiterHandle, Message};
 use tokio::sync::oneshot;
 use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest, MemberOrder, MemberReply};
-use vaultdb_kv::{AdminError, Command, Freshness, Key, Page, PageRequest, ReadError, Revision, Versioned};
+use vaultdb_kv::{
+    AdminError, Command, Freshness, Health, Key, Page, PageRequest, ReadError, Revision, Versioned,
+};
 
 use crate::listings::Listing;
 use crate::port::{Node, Outcomes, StoreStats};
 use crate::queue::Item;
 use crate::slot::{ComponentId, Slot};
-use crate::status::{Event, HealthReport, ReplicationStatus};
+use crate::status::{Event, EventKind, HealthReport, ReplicationStatus};
 use crate::store::StoreActor;
 
 // ---- RaftNodeActor
@@ -201,23 +203,35 @@ pub(crate) enum FailureCause {
     Requested,
 }
 
+impl FailureCause {
+    /// What it is told as.
+    pub fn event(&self) -> EventKind {
+        match self {
+            FailureCause::Panicked => EventKind::Panicked,
+            FailureCause::Hung { .. } => EventKind::Hung,
+            FailureCause::Stopped | FailureCause::Unfit { .. } | FailureCause::Requested => EventKind::Failed,
+        }
+    }
+}
+
 impl std::fmt::Display for FailureCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             FailureCause::Panicked => f.write_str("panicked"),
             FailureCause::Stopped => f.write_str("stopped"),
-            FailureCause::Hung { silent_ms } => write!(f, "did not answer for {silent_ms} ms"),
+            FailureCause::Hung { silent_ms } => write!(f, "hung: it did not answer for {silent_ms} ms"),
             FailureCause::Unfit { reason } => f.write_str(reason),
             FailureCause::Requested => f.write_str("restart requested"),
         }
     }
 }
 
-/// A component became worse than healthy (`reason`) or healthy again (`None`).
+/// A component became worse than healthy, for that reason, or healthy again.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct ComponentDegraded {
     pub component: ComponentId,
+    pub state: Health,
     pub reason: Option<String>,
 }
 

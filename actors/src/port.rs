@@ -4,7 +4,7 @@
 //! caller may conclude. Must never know actix, so that a test can stand in for a whole cluster.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -35,6 +35,15 @@ pub trait View: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError::Store`].
     fn page(&self, request: &PageRequest) -> Result<Page, ReadError>;
+}
+
+/// For how long what was handed to the disks has been waiting for them; zero where nothing waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standstill {
+    /// The Raft log has made nothing durable meanwhile.
+    pub log: Duration,
+    /// The oldest applied write is not in the store's engine yet.
+    pub store: Duration,
 }
 
 /// A node's consensus and the store that it feeds. Usable from any thread.
@@ -128,4 +137,6 @@ pub trait Node: Send + Sync + 'static {
     fn stages(&self) -> &Stages;
     /// From memory.
     fn store_stats(&self) -> StoreStats;
+    /// From memory.
+    fn standstill(&self) -> Standstill;
 }

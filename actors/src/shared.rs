@@ -18,7 +18,7 @@ use crate::listings::Listings;
 use crate::options::Options;
 use crate::port::Node;
 use crate::raft_node::RaftNodeActor;
-use crate::slot::{ComponentId, Slot, Vitals};
+use crate::slot::{ComponentId, Slot, Vitals, STARTING};
 use crate::status::{ComponentHealth, EventKind, HealthReport, NodeInfo};
 use crate::store::StoreActor;
 use crate::supervisor::Supervisor;
@@ -40,9 +40,13 @@ pub(crate) struct Shared {
     pub workers: AtomicU32,
     pub listings: Listings,
     pub engine: Arc<Vitals>,
+    pub store_writes: Arc<Vitals>,
     pub cluster: Arc<Vitals>,
     /// Shown where there is a disk.
     pub disk: Arc<Vitals>,
+    pub wal: Arc<Vitals>,
+    pub process: Arc<Vitals>,
+    pub clock: Arc<Vitals>,
     pub events: EventRing,
     pub faults: FaultBoard,
     pub witness: Witness,
@@ -54,7 +58,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub fn new(info: NodeInfo, options: Options) -> Arc<Self> {
-        let starting = || Some("the node is starting".to_owned());
+        let starting = || Some(STARTING.to_owned());
         let faults = FaultBoard::new(options.faults.clone());
         Arc::new(Self {
             info,
@@ -69,8 +73,12 @@ impl Shared {
             workers: AtomicU32::new(0),
             listings: Listings::default(),
             engine: Vitals::new(ComponentId::Engine, Health::Failed, starting()),
+            store_writes: Vitals::new(ComponentId::StoreWrites, Health::Failed, starting()),
             cluster: Vitals::new(ComponentId::Cluster, Health::Failed, starting()),
             disk: Vitals::new(ComponentId::Disk, Health::Healthy, None),
+            wal: Vitals::new(ComponentId::Wal, Health::Failed, starting()),
+            process: Vitals::new(ComponentId::Process, Health::Healthy, None),
+            clock: Vitals::new(ComponentId::Clock, Health::Healthy, None),
             events: EventRing::default(),
             faults,
             witness: Witness::default(),
@@ -97,8 +105,9 @@ impl Shared {
         self.beat_ms.store(self.uptime_ms(), Ordering::Release);
     }
 
-    pub fn silent_ms(&self) -> u64 {
-        self.uptime_ms().saturating_sub(self.beat_ms.load(Ordering::Acquire))
+    /// When the health monitor last ticked.
+    pub fn beat_ms(&self) -> u64 {
+        self.beat_ms.load(Ordering::Acquire)
     }
 
     /// How every component is, as last judged.
@@ -107,10 +116,13 @@ impl Shared {
         let mut components = vec![
             health_of(&[&self.supervisor.vitals]),
             health_of(&[&self.raft.vitals]),
-            health_of(&std::iter::once(&self.engine).chain(&stores).collect::<Vec<_>>()),
+            health_of(&[&self.engine, &self.store_writes].into_iter().chain(&stores).collect::<Vec<_>>()),
             health_of(&[&self.dispatcher.vitals]),
             health_of(&[&self.health.vitals]),
             health_of(&[&self.cluster]),
+            health_of(&[&self.wal]),
+            health_of(&[&self.process]),
+            health_of(&[&self.clock]),
         ];
         components.extend(self.options.space.iter().map(|_| health_of(&[&self.disk])));
         let state = components.iter().map(|component| component.state).max().unwrap_or(Health::Failed);
@@ -155,5 +167,12 @@ fn health_of(parts: &[&Arc<Vitals>]) -> ComponentHealth {
     let conditions = parts.iter().map(|part| part.condition());
     let worst = conditions.reduce(|worst, next| if next.state > worst.state { next } else { worst });
     let worst = worst.expect("every component has at least one part");
-    ComponentHealth { name, state: worst.state, restarts, since_ms: worst.since_ms, reason: worst.reason }
+    ComponentHealth {
+        name,
+        state: worst.state,
+        restarts,
+        since_ms: worst.since_ms,
+        reason: worst.reason,
+        mailbox_delay: parts.iter().filter_map(|part| part.mailbox_delay()).max(),
+    }
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
@@ -25,6 +25,8 @@ pub enum ComponentId {
     Store(u32),
     /// The store under all `StoreActor`s. Nothing to rebuild: when it is unfit, so is the process.
     Engine,
+    /// The way of writes into that store.
+    StoreWrites,
     /// Leader and peers. Seen, not rebuilt.
     Cluster,
     /// The Raft log's disk. Seen, not rebuilt.
@@ -33,6 +35,10 @@ pub enum ComponentId {
     Disk,
     /// Whether the data is what it should be. Seen, not rebuilt.
     Integrity,
+    /// Open files, memory, and whether the process is run. Seen, not rebuilt.
+    Process,
+    /// The clock of the wall. Seen, not rebuilt.
+    Clock,
 }
 
 /// The names under which components appear in status, events and metrics.
@@ -46,6 +52,8 @@ pub mod component_names {
     pub const WAL: &str = "wal";
     pub const DISK: &str = "disk";
     pub const INTEGRITY: &str = "integrity";
+    pub const PROCESS: &str = "process";
+    pub const CLOCK: &str = "clock";
 }
 
 impl ComponentId {
@@ -55,11 +63,13 @@ impl ComponentId {
             ComponentId::Raft => component_names::RAFT,
             ComponentId::Dispatcher => component_names::DISPATCHER,
             ComponentId::Health => component_names::HEALTH,
-            ComponentId::Store(_) | ComponentId::Engine => component_names::STORE,
+            ComponentId::Store(_) | ComponentId::Engine | ComponentId::StoreWrites => component_names::STORE,
             ComponentId::Cluster => component_names::CLUSTER,
             ComponentId::Wal => component_names::WAL,
             ComponentId::Disk => component_names::DISK,
             ComponentId::Integrity => component_names::INTEGRITY,
+            ComponentId::Process => component_names::PROCESS,
+            ComponentId::Clock => component_names::CLOCK,
         }
     }
 }
@@ -73,11 +83,17 @@ impl fmt::Display for ComponentId {
     }
 }
 
+/// Said of what nobody has looked at yet.
+pub(crate) const STARTING: &str = "the node is starting";
+
 /// Milliseconds since the Unix epoch.
 pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// Stands for a delay that nobody measured.
+const NOT_MEASURED: u64 = u64::MAX;
 
 /// How a component is; readable while the component itself hangs.
 #[derive(Debug)]
@@ -86,6 +102,8 @@ pub(crate) struct Vitals {
     /// Counts the actors that were built; a notice about an older one is ignored.
     generation: AtomicU64,
     restarts: AtomicU64,
+    /// In microseconds; [`NOT_MEASURED`] before the first probe.
+    mailbox_delay_us: AtomicU64,
     condition: Mutex<Condition>,
 }
 
@@ -102,6 +120,7 @@ impl Vitals {
             id,
             generation: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
+            mailbox_delay_us: AtomicU64::new(NOT_MEASURED),
             condition: Mutex::new(Condition { state, since_ms: unix_ms(), reason }),
         })
     }
@@ -116,6 +135,17 @@ impl Vitals {
 
     pub fn count_restart(&self) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How long a message waited last, or has been waiting.
+    pub fn mailbox_delay(&self) -> Option<Duration> {
+        let us = self.mailbox_delay_us.load(Ordering::Relaxed);
+        (us != NOT_MEASURED).then(|| Duration::from_micros(us))
+    }
+
+    pub fn note_mailbox_delay(&self, delay: Duration) {
+        let us = u64::try_from(delay.as_micros()).unwrap_or(NOT_MEASURED - 1);
+        self.mailbox_delay_us.store(us, Ordering::Relaxed);
     }
 
     pub fn condition(&self) -> Condition {

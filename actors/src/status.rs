@@ -1,5 +1,7 @@
 //! Plain data that the actors tell about themselves; nothing here waits or locks.
 
+use std::time::Duration;
+
 use vaultdb_consensus::api::ClusterStatus;
 use vaultdb_consensus::stages::WriteTimes;
 use vaultdb_kv::{Health, Measured};
@@ -54,6 +56,8 @@ pub struct ComponentHealth {
     pub since_ms: u64,
     /// Why it is not healthy.
     pub reason: Option<String>,
+    /// How long its mailbox took for the last probe, or has been taking; `None` of what is no actor.
+    pub mailbox_delay: Option<Duration>,
 }
 
 /// One line of `livez` or `readyz`.
@@ -111,8 +115,15 @@ pub enum EventKind {
     Started,
     Degraded,
     Recovered,
+    /// An actor ended by a panic.
+    Panicked,
+    /// An actor did not answer for too long.
+    Hung,
+    /// Anything else that is of no use any more.
     Failed,
     Restarted,
+    /// Leadership was moved away, or that was tried, before the node is given up.
+    SteppedAside,
     Escalated,
     FaultInjected,
     FaultCleared,
@@ -130,8 +141,11 @@ impl EventKind {
             EventKind::Started => "started",
             EventKind::Degraded => "degraded",
             EventKind::Recovered => "recovered",
+            EventKind::Panicked => "panicked",
+            EventKind::Hung => "hung",
             EventKind::Failed => "failed",
             EventKind::Restarted => "restarted",
+            EventKind::SteppedAside => "stepped_aside",
             EventKind::Escalated => "escalated",
             EventKind::FaultInjected => "fault_injected",
             EventKind::FaultCleared => "fault_cleared",

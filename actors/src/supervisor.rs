@@ -1,8 +1,9 @@
 //! Owns the factories and current addresses of all other actors, and rebuilds what fails.
 //!
-//! Invariant: an actor is rebuilt at most `restarts_max` times within `restart_window`; after that, or
-//! when rebuilding cannot help, the node is given up and whatever runs the process restarts it. Sees to it
-//! that listings end with their leases. Must never wait for another actor.
+//! A ladder of three rungs: an actor is rebuilt, at most `restarts_max` times within `restart_window`; after that, or
+//! where rebuilding cannot help, a node that leads has its leadership moved away, within `step_aside_max`; then the
+//! node is given up and whatever runs the process restarts it. Rebuilding makes actors, never a second consensus: that
+//! is made once in a process. Sees to it that listings end with their leases. Must never wait for another actor.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,10 +11,13 @@ use std::time::{Duration, Instant};
 use actix::{Actor, ActorContext, Addr, Arbiter, AsyncContext, Context, Handler, MessageResult};
 use vaultdb_kv::Health;
 
+use tokio::time::timeout;
+
 use crate::component::{Component, Home, Member, Place, Slotted};
 use crate::dispatcher::ReplicationDispatcher;
 use crate::events::EVENTS_MAX;
 use crate::health::HealthMonitor;
+use crate::judge::RunningTime;
 use crate::messages::{
     impl_common_handlers, Attach, ComponentDegraded, ComponentFailed, FailureCause, GetEvents, Inject,
     RegisterWorker, Restart, Sabotage, Stop,
@@ -28,7 +32,7 @@ use crate::status::EventKind;
 use crate::store::StoreActor;
 
 /// How often the supervisor looks whether the health monitor still ticks.
-const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it is looked for listings whose leases have ended.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a fault takes to strike: an actor may live on the thread of the worker that is to answer first.
@@ -41,7 +45,18 @@ pub(crate) struct Supervisor {
     writes: Arbiter,
     health: Arbiter,
     abandoned: usize,
+    /// Whether the last rungs of the ladder are being climbed.
+    giving_up: bool,
+    watch: Watch,
     root: Root,
+}
+
+/// How long the health monitor has been silent.
+struct Watch {
+    time: RunningTime,
+    /// The monitor's last beat, and when it was first seen, in running time.
+    beat_ms: u64,
+    seen: Duration,
 }
 
 /// Nobody rebuilds the supervisor: when it ends unasked, the node is given up.
@@ -58,7 +73,16 @@ impl Supervisor {
     pub fn new(shared: Arc<Shared>) -> Self {
         // First, so that it tells of a thread that cannot be had.
         let root = Root(shared);
-        Self { members: Vec::new(), writes: Arbiter::new(), health: Arbiter::new(), abandoned: 0, root }
+        let time = RunningTime::new(Instant::now(), WATCH_INTERVAL * 2);
+        Self {
+            members: Vec::new(),
+            writes: Arbiter::new(),
+            health: Arbiter::new(),
+            abandoned: 0,
+            giving_up: false,
+            watch: Watch { time, beat_ms: 0, seen: Duration::ZERO },
+            root,
+        }
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -95,10 +119,9 @@ impl Supervisor {
         let sentinel = Sentinel::new(own, vitals.id, vitals.next_generation());
         member.component.build(&arbiter, sentinel);
         vitals.set(Health::Healthy, None);
-        let id = vitals.id;
-        if id == ComponentId::Health {
+        if vitals.id == ComponentId::Health {
             // A new monitor has its time to tick for the first time.
-            self.shared().beat();
+            self.watch.seen = self.watch.time.get();
         }
     }
 
@@ -126,12 +149,12 @@ impl Supervisor {
 
     fn fail(&mut self, failed: ComponentFailed, ctx: &mut Context<Self>) {
         let ComponentFailed { component: id, generation, cause } = failed;
-        if self.shared().is_stopping() {
+        if self.shared().is_stopping() || self.giving_up {
             return;
         }
         let Some(index) = self.position(id) else {
             if let FailureCause::Unfit { reason } = cause {
-                self.shared().escalate(id, reason);
+                self.give_up(id, reason);
             }
             return;
         };
@@ -145,9 +168,9 @@ impl Supervisor {
         }
         member.component.clear();
         member.component.vitals().set(Health::Failed, Some(cause.to_string()));
-        self.shared().events.push(id, EventKind::Failed, cause.to_string());
+        self.shared().events.push(id, cause.event(), cause.to_string());
         if let FailureCause::Unfit { reason } = cause {
-            self.shared().escalate(id, reason);
+            self.give_up(id, reason);
             return;
         }
         if matches!(cause, FailureCause::Hung { .. }) && !self.leave_arbiter(index, ctx.address()) {
@@ -170,7 +193,7 @@ impl Supervisor {
                 "{id} {cause} after {restarts_max} restarts within {} s: the node gives up",
                 window.as_secs()
             );
-            self.shared().escalate(id, reason);
+            self.give_up(id, reason);
             return;
         }
         let exponent = u32::try_from(member.recent.len()).unwrap_or(u32::MAX);
@@ -193,7 +216,7 @@ impl Supervisor {
         let abandoned_max = self.shared().options.abandoned_arbiters_max;
         if self.abandoned >= abandoned_max {
             let reason = format!("{abandoned_max} blocked threads were left behind already");
-            self.shared().escalate(self.members[index].id(), reason);
+            self.give_up(self.members[index].id(), reason);
             return false;
         }
         self.abandoned += 1;
@@ -206,6 +229,33 @@ impl Supervisor {
             }
         }
         true
+    }
+
+    /// The last rungs of the ladder. A leader that is about to end hands over first, so that the others need not wait
+    /// for its lease; whether that works or not, the node ends.
+    fn give_up(&mut self, id: ComponentId, reason: String) {
+        if std::mem::replace(&mut self.giving_up, true) {
+            return;
+        }
+        let shared = self.shared().clone();
+        let leading = shared.node().filter(|node| node.leadership().is_local).cloned();
+        let Some(node) = leading else {
+            shared.escalate(id, reason);
+            return;
+        };
+        actix_rt::spawn(async move {
+            let longest = shared.options.step_aside_max;
+            let handover = node.transfer_leader(None, Instant::now() + longest);
+            let detail = match timeout(longest, handover).await {
+                Ok(Ok(name)) => format!("{name} leads now, since {reason}"),
+                Ok(Err(error)) => format!("leadership was not moved away ({error}), though {reason}"),
+                Err(_) => {
+                    format!("nobody took leadership over within {} ms, though {reason}", longest.as_millis())
+                }
+            };
+            shared.events.push(id, EventKind::SteppedAside, detail);
+            shared.escalate(id, reason);
+        });
     }
 
     /// A web worker ended, and its store actor with it.
@@ -227,10 +277,16 @@ impl Supervisor {
     }
 
     fn watch_health(&mut self, ctx: &mut Context<Self>) {
-        let options = &self.shared().options;
-        let silent_max = (options.probe_interval + options.probe_timeout) * options.probes_missed_failed;
-        let silent_ms = self.shared().silent_ms();
-        if u128::from(silent_ms) > silent_max.as_millis() {
+        let (now, beat_ms) = (self.watch.time.advance(Instant::now()), self.shared().beat_ms());
+        if beat_ms != self.watch.beat_ms {
+            (self.watch.beat_ms, self.watch.seen) = (beat_ms, now);
+        }
+        let health = &self.shared().options.health;
+        let silent = now.saturating_sub(self.watch.seen);
+        if silent >= health.probe_failed {
+            // The next one has its time.
+            self.watch.seen = now;
+            let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
             let generation = self.shared().health.vitals.generation();
             let cause = FailureCause::Hung { silent_ms };
             self.fail(ComponentFailed { component: ComponentId::Health, generation, cause }, ctx);
@@ -315,11 +371,12 @@ impl Handler<ComponentDegraded> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, msg: ComponentDegraded, _: &mut Context<Self>) {
-        let (what, detail) = match msg.reason {
-            Some(reason) => (EventKind::Degraded, reason),
-            None => (EventKind::Recovered, String::new()),
+        let what = match msg.state {
+            Health::Healthy => EventKind::Recovered,
+            Health::Degraded => EventKind::Degraded,
+            Health::Failed => EventKind::Failed,
         };
-        self.shared().events.push(msg.component, what, detail);
+        self.shared().events.push(msg.component, what, msg.reason.unwrap_or_default());
     }
 }
 

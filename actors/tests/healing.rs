@@ -5,22 +5,13 @@
 mod common;
 
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{impatient, key, options, set, until, within, Bench};
+use common::{forbearing, impatient, key, options, set, until, within, Bench, FakeNode, Port};
 use tokio::time::timeout;
-use vaultdb_actors::{component_names, EventKind, Fault, MemberOrder, Options, WorkerHandles};
+use vaultdb_actors::{component_names, EventKind, Fault, MemberOrder, Options};
 use vaultdb_kv::{AdminError, Consistency, Health, WriteError};
-
-async fn state_of(worker: &WorkerHandles, name: &str) -> (Health, Option<String>) {
-    let health = worker.status().await.health;
-    let component = health.components.into_iter().find(|component| component.name == name).unwrap();
-    (component.state, component.reason)
-}
-
-async fn saw(worker: &WorkerHandles, name: &str, what: EventKind) -> bool {
-    worker.events(0).await.iter().any(|event| event.component == name && event.what == what)
-}
 
 /// Whichever actor panics is rebuilt, and requests after it succeed.
 #[actix::test]
@@ -35,9 +26,10 @@ async fn a_panicking_actor_is_rebuilt() {
         worker.submit(set(name), within(5_000)).await.unwrap();
         let read = worker.read(key(name), Consistency::Linearizable.into(), within(5_000)).await.unwrap();
         assert_eq!(&read.found.unwrap().value[..], b"v");
-        for what in [EventKind::FaultInjected, EventKind::Failed, EventKind::Restarted] {
-            assert!(saw(worker, name, what).await, "{name} {what:?}");
+        for what in [EventKind::FaultInjected, EventKind::Panicked, EventKind::Restarted] {
+            assert!(bench.saw(name, what).await, "{name} {what:?}");
         }
+        assert!(!bench.saw(name, EventKind::Hung).await, "{name} was alive until then");
     }
     until("the new monitor finds all well", || async {
         worker.status().await.health.state == Health::Healthy
@@ -56,6 +48,9 @@ async fn a_hung_actor_is_replaced() {
         let status = timeout(Duration::from_millis(500), worker.status()).await.unwrap();
         assert!(status.cluster.is_some());
         until("it was replaced", || async { bench.restarts(name).await > before }).await;
+        let events = worker.events(0).await;
+        assert!(events.iter().any(|event| event.what == EventKind::Hung), "{name}");
+        assert!(!events.iter().any(|event| event.what == EventKind::Panicked), "{name}");
         worker.submit(set(name), within(5_000)).await.unwrap();
     }
 }
@@ -63,12 +58,12 @@ async fn a_hung_actor_is_replaced() {
 /// A component that is only slow is reported, and reported as well again.
 #[actix::test]
 async fn a_slow_actor_degrades_and_recovers() {
-    let bench = Bench::start(Options { probes_missed_failed: 100, ..impatient() }).await;
+    let bench = Bench::start(forbearing()).await;
     let name = component_names::RAFT;
     assert!(bench.worker.inject(name, Fault::Hang(Duration::from_millis(300))).await);
-    until("it is degraded", || async { state_of(&bench.worker, name).await.0 == Health::Degraded }).await;
-    until("it is healthy", || async { state_of(&bench.worker, name).await.0 == Health::Healthy }).await;
-    assert!(saw(&bench.worker, name, EventKind::Recovered).await);
+    until("it is degraded", || async { bench.state(name).await.0 == Health::Degraded }).await;
+    until("it is healthy", || async { bench.state(name).await.0 == Health::Healthy }).await;
+    assert!(bench.saw(name, EventKind::Recovered).await);
     assert_eq!(bench.restarts(name).await, 0);
 }
 
@@ -110,7 +105,7 @@ async fn writes_pending_in_a_panic_are_answered_truthfully() {
 #[actix::test]
 async fn writes_in_a_hung_dispatcher_end_by_their_deadline() {
     // Never replaced here: only the deadline can end the wait.
-    let bench = Bench::start(Options { probes_missed_failed: 1_000, ..impatient() }).await;
+    let bench = Bench::start(forbearing()).await;
     bench.fake.close_gate();
     let sent = bench.worker.submit(set("a"), within(300));
     let hang = async {
@@ -140,7 +135,51 @@ async fn an_exhausted_budget_escalates() {
     assert!(bench.worker.inject(name, Fault::Panic).await);
     let reason = timeout(Duration::from_secs(5), bench.system.escalated()).await.unwrap();
     assert!(reason.contains("raft") && reason.contains("3 restarts"), "{reason}");
-    assert!(saw(&bench.worker, name, EventKind::Escalated).await);
+    assert!(bench.saw(name, EventKind::Escalated).await);
+}
+
+/// A leader that gives up hands over first; whoever does not lead, or finds nobody to take over, ends all the same.
+#[actix::test]
+async fn leadership_moves_away_before_the_node_is_given_up() {
+    let name = component_names::RAFT;
+    for (leads, takes_over, told) in [
+        (true, true, Some("node1 leads now")),
+        (true, false, Some("nobody took leadership over within 50 ms")),
+        (false, true, None),
+    ] {
+        let bench = Bench::start(Options { restarts_max: 0, ..options() }).await;
+        bench.fake.takes_over.store(takes_over, Ordering::SeqCst);
+        if !leads {
+            bench.fake.lead(Some(1));
+        }
+        assert!(bench.worker.inject(name, Fault::Panic).await);
+        let reason = timeout(Duration::from_secs(5), bench.system.escalated()).await.unwrap();
+        assert!(reason.contains("raft panicked"), "{reason}");
+        assert_eq!(bench.fake.handovers.load(Ordering::SeqCst), usize::from(leads));
+        let events = bench.worker.events(0).await;
+        let place = |what| events.iter().position(|event| event.what == what);
+        let aside = place(EventKind::SteppedAside);
+        assert_eq!(aside.is_some(), told.is_some());
+        if let (Some(aside), Some(told)) = (aside, told) {
+            assert!(events[aside].detail.contains(told), "{}", events[aside].detail);
+            assert!(place(EventKind::Panicked) < Some(aside) && Some(aside) < place(EventKind::Escalated));
+        }
+    }
+}
+
+/// There is one consensus in a process, whatever is rebuilt: a second one is not taken, and a rebuilt actor finds
+/// the first.
+#[actix::test]
+async fn there_is_never_a_second_consensus() {
+    let bench = Bench::start(options()).await;
+    let second = FakeNode::leading();
+    bench.system.attach_node(Arc::new(Port(second.clone())));
+    for name in [component_names::RAFT, component_names::DISPATCHER] {
+        assert!(bench.worker.inject(name, Fault::Panic).await);
+        until("it was rebuilt", || async { bench.restarts(name).await == 1 }).await;
+        bench.worker.submit(set(name), within(5_000)).await.unwrap();
+    }
+    assert_eq!((bench.fake.commands_sent(), second.commands_sent()), (2, 0));
 }
 
 /// Threads that blocked actors leave behind are counted; one too many gives the node up.
@@ -204,15 +243,14 @@ async fn trouble_of_the_cluster_is_named() {
     bench.fake.peer_unreachable.store(true, Ordering::SeqCst);
     bench.fake.lead(None);
     until("both are named", || async {
-        let (state, reason) = state_of(&bench.worker, name).await;
-        let reason = reason.unwrap_or_default();
+        let (state, reason) = bench.state(name).await;
         state == Health::Degraded && reason.contains("no leader") && reason.contains("node1")
     })
     .await;
     bench.fake.peer_unreachable.store(false, Ordering::SeqCst);
     bench.fake.lead(Some(0));
-    until("it is over", || async { state_of(&bench.worker, name).await.0 == Health::Healthy }).await;
-    assert!(saw(&bench.worker, name, EventKind::Recovered).await);
+    until("it is over", || async { bench.state(name).await.0 == Health::Healthy }).await;
+    assert!(bench.saw(name, EventKind::Recovered).await);
 }
 
 /// Reads: from memory, from the disk, and linearizable; each ends by its deadline.
@@ -278,8 +316,7 @@ async fn a_store_actor_ends_with_its_worker() {
             actix::Arbiter::current().stop();
         });
     });
-    until("it is let go", || async { saw(&bench.worker, component_names::STORE, EventKind::Stopped).await })
-        .await;
+    until("it is let go", || async { bench.saw(component_names::STORE, EventKind::Stopped).await }).await;
     assert_eq!(bench.restarts(component_names::STORE).await, 0);
     assert_eq!(bench.worker.status().await.health.state, Health::Healthy);
 }

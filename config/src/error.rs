@@ -77,6 +77,9 @@ pub enum ConfigError {
     /// A node either joins a cluster or forms one.
     #[error("{place}: join and bootstrap_expect exclude each other: a node joins a cluster or forms one")]
     JoinAndForm { place: Place },
+    /// What has failed was degraded before.
+    #[error("{place}: {failed_ms} is not greater than {degraded}, which is {degraded_ms}")]
+    Thresholds { place: Place, failed_ms: u64, degraded: &'static str, degraded_ms: u64 },
     /// Both servers cannot bind one address.
     #[error("{place}: \"{address}\" is the address of the HTTP server already")]
     SameAddress { place: Place, address: String },

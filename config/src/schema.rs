@@ -115,6 +115,49 @@ pub struct Config {
     /// Size of a file that keeps room for what must still be written on a full disk, in bytes; 0: none. At most half of
     /// the line above.
     pub ballast_bytes: u64,
+    // --- healing ---
+    /// Time between two looks of the health monitor, in milliseconds.
+    pub health_probe_interval_ms: u64,
+    /// An actor that has not answered a probe for this long is degraded, in milliseconds.
+    pub health_probe_degraded_ms: u64,
+    /// Or has failed and is rebuilt, in milliseconds. With three looks more it bounds how long a hang stays undetected.
+    pub health_probe_failed_ms: u64,
+    /// Better looks in a row after which a component counts as better.
+    pub health_good_looks_min: u64,
+    /// A read of the store that takes longer degrades it, in milliseconds.
+    pub health_store_read_degraded_ms: u64,
+    /// So does an applied write that is not in RocksDB for longer, in milliseconds. They are written out each second.
+    pub health_store_write_degraded_ms: u64,
+    /// Either of them for longer is a failure, in milliseconds.
+    pub health_store_failed_ms: u64,
+    /// Longest fsync of the log: one that does not end, or one in a hundred of the recent ones, in milliseconds.
+    pub health_fsync_degraded_ms: u64,
+    /// An fsync that has not ended for this long is a failure, in milliseconds.
+    pub health_fsync_failed_ms: u64,
+    /// Time without a leader that is told, in milliseconds.
+    pub health_leaderless_degraded_ms: u64,
+    /// Time for which a peer may not be heard of before it is named, in milliseconds.
+    pub health_peer_silent_degraded_ms: u64,
+    /// Log entries that a peer may lack before its leader names it.
+    pub health_peer_lag_degraded_entries: u64,
+    /// Committed entries that may wait to be applied.
+    pub health_apply_lag_degraded_entries: u64,
+    /// How long such a lag lasts, or applying stands still, before it is told, in milliseconds.
+    pub health_lag_degraded_ms: u64,
+    /// Open files that are told, in percent of the process's limit; at 98 percent it has failed.
+    pub health_open_files_degraded_percent: u64,
+    /// Memory that the process may use, in bytes; 0: what its control group or the machine has.
+    pub health_memory_max_bytes: u64,
+    /// Memory in use that is told, in percent of that; 0: not looked at.
+    pub health_memory_degraded_percent: u64,
+    /// How far the wall's clock may be set before it is told, in milliseconds.
+    pub health_clock_jump_degraded_ms: u64,
+    /// How long the process may not be run before it is told, in milliseconds.
+    pub health_pause_degraded_ms: u64,
+    /// Restarts of one actor within the window that are tried before the node is given up.
+    pub restarts_max: u64,
+    /// That window, in milliseconds.
+    pub restart_window_ms: u64,
 
     // --- HTTP ---
     /// Threads that serve HTTP; 0 chooses by the number of processors, see [`Config::http_workers_for`].
@@ -170,6 +213,27 @@ impl Default for Config {
             write_buffer_bytes: 32 * MIB,
             disk_free_bytes_min: 256 * MIB,
             ballast_bytes: 32 * MIB,
+            health_probe_interval_ms: 100,
+            health_probe_degraded_ms: 250,
+            health_probe_failed_ms: 700,
+            health_good_looks_min: 3,
+            health_store_read_degraded_ms: 1_000,
+            health_store_write_degraded_ms: 3_000,
+            health_store_failed_ms: 10_000,
+            health_fsync_degraded_ms: 250,
+            health_fsync_failed_ms: 2_000,
+            health_leaderless_degraded_ms: 1_000,
+            health_peer_silent_degraded_ms: 1_000,
+            health_peer_lag_degraded_entries: 10_000,
+            health_apply_lag_degraded_entries: 10_000,
+            health_lag_degraded_ms: 1_000,
+            health_open_files_degraded_percent: 80,
+            health_memory_max_bytes: 0,
+            health_memory_degraded_percent: 90,
+            health_clock_jump_degraded_ms: 500,
+            health_pause_degraded_ms: 1_000,
+            restarts_max: 3,
+            restart_window_ms: 60_000,
             http_workers: 0,
             requests_in_flight_max: 4_096,
             request_timeout_ms: REQUEST_TIMEOUT_MS_DEFAULT,

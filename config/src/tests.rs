@@ -213,6 +213,25 @@ fn rules_between_settings() {
     assert_eq!(line, "variable VAULTDB_RADDR: \"localhost:11000\" is the address of the HTTP server already");
 }
 
+/// What fails is degraded first, of every pair.
+#[test]
+fn thresholds_are_in_order() {
+    let line = from_env(&[("VAULTDB_HEALTH_PROBE_FAILED_MS", "250ms")]).unwrap_err().to_string();
+    assert_eq!(
+        line,
+        "variable VAULTDB_HEALTH_PROBE_FAILED_MS: 250 is not greater than health_probe_degraded_ms, which is 250"
+    );
+    for (name, value) in [
+        ("VAULTDB_HEALTH_PROBE_INTERVAL_MS", "700"),
+        ("VAULTDB_HEALTH_STORE_READ_DEGRADED_MS", "10s"),
+        ("VAULTDB_HEALTH_STORE_WRITE_DEGRADED_MS", "10s"),
+        ("VAULTDB_HEALTH_FSYNC_DEGRADED_MS", "2s"),
+    ] {
+        let line = from_env(&[(name, value)]).unwrap_err().to_string();
+        assert!(line.starts_with(&format!("variable {name}: ")), "{line}");
+    }
+}
+
 #[test]
 fn values_are_read() {
     let config = from_env(&[

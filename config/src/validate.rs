@@ -36,6 +36,7 @@ pub(crate) fn validate(config: &Config, places: &Places) -> Result<(), ConfigErr
         });
     }
     check_formation(config, places)?;
+    check_health(config, places)?;
     let (min, max) = (config.election_timeout_ms_min, config.election_timeout_ms_max);
     if min < config.heartbeat_interval_ms.saturating_mul(HEARTBEATS_PER_ELECTION_MIN) {
         return Err(ConfigError::ElectionTimeoutTooShort {
@@ -73,6 +74,25 @@ fn check_formation(config: &Config, places: &Places) -> Result<(), ConfigError> 
     if known != expect && known != expect.saturating_sub(1) {
         let place = place_of(places, &["peers", "bootstrap_expect"]);
         return Err(ConfigError::Peers { place, expect, peers });
+    }
+    Ok(())
+}
+
+fn check_health(config: &Config, places: &Places) -> Result<(), ConfigError> {
+    let probe = ("health_probe_failed_ms", config.health_probe_failed_ms);
+    let store = ("health_store_failed_ms", config.health_store_failed_ms);
+    let fsync = ("health_fsync_failed_ms", config.health_fsync_failed_ms);
+    for ((key, failed_ms), (degraded, degraded_ms)) in [
+        (probe, ("health_probe_degraded_ms", config.health_probe_degraded_ms)),
+        (probe, ("health_probe_interval_ms", config.health_probe_interval_ms)),
+        (store, ("health_store_read_degraded_ms", config.health_store_read_degraded_ms)),
+        (store, ("health_store_write_degraded_ms", config.health_store_write_degraded_ms)),
+        (fsync, ("health_fsync_degraded_ms", config.health_fsync_degraded_ms)),
+    ] {
+        if failed_ms <= degraded_ms {
+            let place = place_of(places, &[key, degraded]);
+            return Err(ConfigError::Thresholds { place, failed_ms, degraded, degraded_ms });
+        }
     }
     Ok(())
 }

@@ -28,6 +28,7 @@ use crate::snapshot::transfers::Transfers;
 use crate::stages::Stages;
 use crate::tending::Autopilot;
 use crate::types::{log_id, Raft, SharedCommand};
+use crate::watchdog::LogProgress;
 use crate::wire::{Proof, Request, Response};
 
 pub struct Core {
@@ -51,6 +52,8 @@ pub struct Core {
     pub room: Arc<Room>,
     /// How this node's state compares with the others'.
     pub agreement: Agreement,
+    /// What waits for the log's disk.
+    pub log_progress: Arc<LogProgress>,
     pub leadership: watch::Sender<Arc<Leadership>>,
     /// Why this node must not go on, once it has been told: see [`crate::standing`].
     pub dismissed: watch::Sender<Option<String>>,

@@ -350,6 +350,11 @@ impl Consensus {
         &self.core.stages
     }
 
+    /// For how long the log has made nothing durable though something waits for it. From memory.
+    pub fn log_standstill(&self) -> Duration {
+        self.core.log_progress.standstill()
+    }
+
     pub fn store(&self) -> Arc<StateMachine> {
         self.core.store.clone()
     }
@@ -472,6 +477,7 @@ async fn start_core(
         stages,
         room: config.room,
         agreement: Agreement::default(),
+        log_progress: log_progress.clone(),
         dismissed: watch::channel(None).0,
         fatal: watch::channel(None).0,
         unsettled: Arc::new(Semaphore::new(UNSETTLED_KIB_MAX as usize)),

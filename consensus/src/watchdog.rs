@@ -48,7 +48,7 @@ impl LogProgress {
     }
 
     /// For how long nothing became durable though something waits for it.
-    fn standstill(&self) -> Duration {
+    pub fn standstill(&self) -> Duration {
         self.0.lock().since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }

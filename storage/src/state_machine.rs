@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use vaultdb_kv::{Applied, Key, MemberAddr, NodeId, Revision, Versioned};
@@ -288,6 +289,14 @@ impl StateMachine {
     pub fn stats(&self) -> StoreStats {
         let (keys_estimate, disk_bytes) = self.gauges.read(&self.core);
         StoreStats { revision: self.revision(), keys_estimate, disk_bytes, cache: self.core.cache.stats() }
+    }
+
+    /// For how long the oldest applied write that RocksDB does not have has been waiting. From memory.
+    pub fn writes_waiting(&self) -> Duration {
+        match self.core.engine() {
+            EngineHandle::Rocks(engine) => engine.waiting(),
+            EngineHandle::Memory(_) => Duration::ZERO,
+        }
     }
 
     /// Returns once everything applied so far is durable in the engine itself.

@@ -150,6 +150,12 @@ fn write_components(page: &mut Page, components: &[ComponentHealth]) {
         let healthy = u8::from(component.state == Health::Healthy);
         family.labelled(&[("component", component.name)], healthy);
     }
+    let help = "Time that an actor's mailbox took for the last probe, or has been taking.";
+    let mut family = page.gauge("vaultdb_component_mailbox_delay_seconds", help);
+    for (name, delay) in components.iter().filter_map(|c| Some((c.name, c.mailbox_delay?))) {
+        let us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        family.labelled(&[("component", name)], Seconds(us));
+    }
 }
 
 fn write_events(page: &mut Page, counts: &[EventCount], streams: usize) {

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::ops::Bound::{Included, Unbounded};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,14 +15,17 @@ use futures::future::{pending, ready, BoxFuture};
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{watch, Semaphore};
-use vaultdb_actors::port::{Acceptances, EntryFate, Lookup, Node, Outcomes, StoreStats, View};
+use vaultdb_actors::figures::{Clocks, Figures, ProcessFigures};
+use vaultdb_actors::port::{Acceptances, EntryFate, Lookup, Node, Outcomes, Standstill, StoreStats, View};
 use vaultdb_actors::{
-    ClusterStatus, Committed, JoinReply, JoinRequest, Leader, Leadership, LogId, Member, MemberOrder,
-    MemberReply, MemberStatus, NodeInfo, Options, ProposeError, RaftState, Stages, System, WorkerHandles,
+    ClusterStatus, Committed, EventKind, HealthOptions, JoinReply, JoinRequest, Leader, Leadership, LogId,
+    Member, MemberOrder, MemberReply, MemberStatus, NodeInfo, Options, ProposeError, RaftState, Stages,
+    System, WorkerHandles,
 };
+use vaultdb_kv::histogram::IO_BOUNDS_US;
 use vaultdb_kv::{
-    AdminError, Applied, ApplyResult, Command, Consistency, Freshness, Key, MemberAddr, NodeId, Page,
-    PageFiller, PageRequest, ReadError, Revision, Role, Versioned,
+    AdminError, Applied, ApplyResult, Command, Consistency, Freshness, Health, Histogram, Key, MemberAddr,
+    NodeId, Page, PageFiller, PageRequest, ReadError, Revision, Role, Versioned,
 };
 
 /// What becomes of a batch.
@@ -55,6 +59,20 @@ pub struct FakeNode {
     pub questions: AtomicUsize,
     pub question_gate: Arc<Semaphore>,
     pub peer_unreachable: AtomicBool,
+    /// Reads that may wait for the disk do, until this is off.
+    pub store_hangs: AtomicBool,
+    /// What the peer lacks, how long it has been silent, and what is committed and not applied here.
+    pub lag_entries: AtomicU64,
+    pub silent_ms: AtomicU64,
+    pub unapplied: AtomicU64,
+    /// Whether applying goes on, one entry with each look.
+    pub applies: AtomicBool,
+    looks: AtomicU64,
+    pub standstill: Mutex<Standstill>,
+    pub fsyncs: Arc<Histogram>,
+    /// Handovers that were asked for, and whether somebody takes them.
+    pub handovers: AtomicUsize,
+    pub takes_over: AtomicBool,
     failed: watch::Sender<Option<String>>,
     pub stages: Stages,
 }
@@ -67,6 +85,7 @@ impl FakeNode {
     /// This node has the id 0 and leads.
     pub fn leading() -> Arc<Self> {
         let leadership = Leadership { term: 1, leader: Some(leader(0)), is_local: true };
+        let fsyncs = Arc::new(Histogram::new(IO_BOUNDS_US));
         Arc::new(Self {
             leadership: watch::Sender::new(Arc::new(leadership)),
             fates: Mutex::default(),
@@ -80,8 +99,18 @@ impl FakeNode {
             questions: AtomicUsize::new(0),
             question_gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             peer_unreachable: AtomicBool::new(false),
+            store_hangs: AtomicBool::new(false),
+            lag_entries: AtomicU64::new(0),
+            silent_ms: AtomicU64::new(1),
+            unapplied: AtomicU64::new(0),
+            applies: AtomicBool::new(false),
+            looks: AtomicU64::new(1),
+            standstill: Mutex::default(),
+            fsyncs: fsyncs.clone(),
+            handovers: AtomicUsize::new(0),
+            takes_over: AtomicBool::new(false),
             failed: watch::Sender::new(None),
-            stages: Stages::new(None),
+            stages: Stages::new(Some(fsyncs)),
         })
     }
 
@@ -239,8 +268,13 @@ impl Node for Port {
         to: Option<String>,
         _: Instant,
     ) -> BoxFuture<'static, Result<String, AdminError>> {
+        self.0.handovers.fetch_add(1, Ordering::SeqCst);
         match to {
             Some(name) => ready(Ok(name)).boxed(),
+            None if self.0.takes_over.load(Ordering::SeqCst) => {
+                self.0.lead(Some(1));
+                ready(Ok("node1".into())).boxed()
+            }
             None => pending().boxed(),
         }
     }
@@ -262,19 +296,24 @@ impl Node for Port {
             member: member(id),
             role: Role::Voter,
             reachable: id == 0 || !self.0.peer_unreachable.load(Ordering::SeqCst),
-            lag_entries: None,
-            last_contact_ms: Some(1),
+            lag_entries: Some(if id == 0 { 0 } else { self.0.lag_entries.load(Ordering::SeqCst) }),
+            last_contact_ms: Some(if id == 0 { 0 } else { self.0.silent_ms.load(Ordering::SeqCst) }),
             stays_learner: false,
         };
+        let applied = match self.0.applies.load(Ordering::SeqCst) {
+            true => self.0.looks.fetch_add(1, Ordering::SeqCst) + 1,
+            false => self.0.looks.load(Ordering::SeqCst),
+        };
+        let committed = applied + self.0.unapplied.load(Ordering::SeqCst);
         ClusterStatus {
             cluster_id: "c".into(),
             node: member(0),
             state: RaftState::Leader,
             leadership: self.leadership().as_ref().clone(),
             members: vec![status(0), status(1)],
-            last_log: 1,
-            committed: 1,
-            applied: 1,
+            last_log: committed,
+            committed,
+            applied,
             snapshot: 0,
             purged: 0,
             transfers: Vec::new(),
@@ -301,6 +340,9 @@ impl Node for Port {
     }
 
     fn get(&self, key: &Key) -> Result<Option<Versioned>, ReadError> {
+        while self.0.store_hangs.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if self.0.store_fails.load(Ordering::SeqCst) {
             return Err(ReadError::Store { reason: "bad block".into() });
         }
@@ -320,6 +362,10 @@ impl Node for Port {
 
     fn store_stats(&self) -> StoreStats {
         StoreStats { revision: self.revision(), ..StoreStats::default() }
+    }
+
+    fn standstill(&self) -> Standstill {
+        *self.0.standstill.lock()
     }
 }
 
@@ -350,17 +396,84 @@ impl View for FakeView {
     }
 }
 
+/// What a test says of the process and of the time.
+#[derive(Debug)]
+pub struct FakeFigures {
+    pub process: Mutex<ProcessFigures>,
+    /// Whether the kernel tells.
+    pub tells: AtomicBool,
+    /// How far the wall's clock, and both clocks, are ahead of where they began.
+    pub wall_ahead: Mutex<Duration>,
+    pub both_ahead: Mutex<Duration>,
+    begun: Instant,
+}
+
+impl Default for FakeFigures {
+    fn default() -> Self {
+        let process = ProcessFigures {
+            open_files: 10,
+            open_files_max: Some(1_000),
+            resident_bytes: 10 << 20,
+            memory_bytes: 100 << 20,
+        };
+        Self {
+            process: Mutex::new(process),
+            tells: AtomicBool::new(true),
+            wall_ahead: Mutex::default(),
+            both_ahead: Mutex::default(),
+            begun: Instant::now(),
+        }
+    }
+}
+
+impl Figures for FakeFigures {
+    fn process(&self) -> io::Result<ProcessFigures> {
+        match self.tells.load(Ordering::SeqCst) {
+            true => Ok(*self.process.lock()),
+            false => Err(io::Error::other("no such file")),
+        }
+    }
+
+    /// Both go forward by what the test says alone.
+    fn clocks(&self) -> Clocks {
+        let both = *self.both_ahead.lock();
+        let wall = Duration::from_secs(1_000_000) + both + *self.wall_ahead.lock();
+        Clocks { wall, steady: self.begun + both }
+    }
+}
+
 /// For tests in which something hangs: probes fast enough to wait for their verdict.
 pub fn impatient() -> Options {
-    Options { probe_timeout: Duration::from_millis(40), ..options() }
+    let health = HealthOptions {
+        probe_degraded: Duration::from_millis(80),
+        probe_failed: Duration::from_millis(160),
+        ..options().health
+    };
+    Options { health, ..options() }
+}
+
+/// As `impatient`, but what does not answer is reported alone, never replaced.
+pub fn forbearing() -> Options {
+    let options = impatient();
+    let health = HealthOptions { probe_failed: Duration::from_secs(60), ..options.health };
+    Options { health, ..options }
 }
 
 /// Quick to look, but patient: printing the trace of a panic blocks a thread for a while.
 pub fn options() -> Options {
     Options {
-        probe_interval: Duration::from_millis(10),
-        leaderless_degraded: Duration::from_millis(50),
-        peer_unreachable_degraded: Duration::from_millis(20),
+        health: HealthOptions {
+            probe_interval: Duration::from_millis(10),
+            probe_degraded: Duration::from_secs(1),
+            probe_failed: Duration::from_secs(2),
+            leaderless_degraded: Duration::from_millis(50),
+            peer_silent_degraded: Duration::from_millis(20),
+            lag_degraded: Duration::from_millis(20),
+            fsync_window: Duration::from_millis(20),
+            incident_shown: Duration::from_millis(200),
+            ..HealthOptions::default()
+        },
+        step_aside_max: Duration::from_millis(50),
         restart_backoff: Duration::from_millis(1),
         fault_injection: true,
         ..Options::default()
@@ -390,6 +503,16 @@ impl Bench {
         })
         .await;
         bench
+    }
+
+    pub async fn state(&self, name: &str) -> (Health, String) {
+        let health = self.worker.status().await.health;
+        let component = health.components.into_iter().find(|component| component.name == name).unwrap();
+        (component.state, component.reason.unwrap_or_default())
+    }
+
+    pub async fn saw(&self, name: &str, what: EventKind) -> bool {
+        self.worker.events(0).await.iter().any(|event| event.component == name && event.what == what)
     }
 
     pub async fn restarts(&self, name: &str) -> u64 {

@@ -12,6 +12,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -38,6 +39,8 @@ const KEY_OVERHEAD_BYTES: usize = 128;
 pub(crate) struct Stage {
     pub(crate) data: HashMap<Key, Option<(Revision, Value)>>,
     bytes: usize,
+    /// When the first of them came.
+    since: Option<Instant>,
     /// The state that RocksDB is at once it has this stage.
     pub(crate) log_id: LogId,
     pub(crate) revision: Revision,
@@ -109,6 +112,13 @@ impl StagedEngine {
         &self.shared.rocks
     }
 
+    /// For how long the oldest write that RocksDB does not have has been waiting. From memory.
+    pub(crate) fn waiting(&self) -> Duration {
+        let stages = self.shared.stages.read();
+        let leaving = stages.leaving.as_ref().and_then(|stage| stage.since);
+        leaving.or(stages.active.since).map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// See [`RocksEngine::retire`].
     pub(crate) fn retire(&self) {
         self.shared.rocks.retire();
@@ -122,6 +132,7 @@ impl Stage {
     }
 
     fn take_in(&mut self, changes: &Changes<'_>) {
+        self.since.get_or_insert_with(Instant::now);
         for (key, change) in &changes.data {
             let owned = change.map(|(revision, value)| (revision, value.clone()));
             self.bytes +=
@@ -354,6 +365,30 @@ mod tests {
         let meta = engine.shared.rocks.load_meta().unwrap();
         assert_eq!(meta.applied.revision, 60 * KEYS);
         assert!(engine.shared.stages.read().active.data.is_empty());
+    }
+
+    /// A write waits from when it is staged until RocksDB has it, also while another stage is on its way out.
+    #[test]
+    fn staged_writes_wait_until_they_are_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = engine(&dir.path().join("db"));
+        assert_eq!(engine.waiting(), Duration::ZERO);
+        let (key, value) = (Key::new("k").unwrap(), Bytes::from_static(b"v"));
+        let write = |revision| {
+            let log_id = LogId { term: 1, index: revision };
+            let data = [(&key, Some((revision, &value)))].into_iter().collect();
+            let changes = Changes { data, log_id, revision, ..Changes::default() };
+            assert!(engine.try_write(&Meta::default(), &changes).unwrap());
+        };
+        write(1);
+        let staged = Instant::now();
+        let writing = engine.shared.writing.lock();
+        write(2);
+        let (at_least, waiting) = (staged.elapsed(), engine.waiting());
+        assert!(waiting >= at_least, "{waiting:?}");
+        drop(writing);
+        engine.write_out().unwrap();
+        assert_eq!(engine.waiting(), Duration::ZERO);
     }
 
     /// What is no plain data goes to RocksDB at once, together with all that was staged before it.

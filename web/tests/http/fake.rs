@@ -323,6 +323,7 @@ impl Backend for Fake {
             restarts: 2,
             since_ms: 1_700_000_000_000,
             reason: Some("slow".into()),
+            mailbox_delay: Some(Duration::from_micros(70)),
         };
         let stages = Stages::new(Some(Arc::new(Histogram::new(IO_BOUNDS_US))));
         stages.record(Stage::Queue, Duration::from_micros(40));

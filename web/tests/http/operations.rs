@@ -84,6 +84,7 @@ fn metrics() {
         "vaultdb_cache_misses_total 4",
         "vaultdb_component_restarts_total{component=\"store\"} 2",
         "vaultdb_component_healthy{component=\"store\"} 0",
+        "vaultdb_component_mailbox_delay_seconds{component=\"store\"} 0.00007",
         "vaultdb_server_uptime_seconds 1.5",
         "vaultdb_server_build_info{version=\"0.1.0\"} 1",
         "vaultdb_events_total{component=\"store\",what=\"restarted\"} 1",
