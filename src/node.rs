@@ -47,7 +47,7 @@ impl NodeError {
 impl From<BootError> for NodeError {
     fn from(e: BootError) -> Self {
         match e {
-            BootError::Unfit(reason) => NodeError::Unfit(reason),
+            BootError::Unfit(reason) | BootError::Corrupt(reason) => NodeError::Unfit(reason),
             BootError::Failed(reason) => NodeError::Failed(reason),
         }
     }
@@ -243,6 +243,7 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
         store: store_options(config),
         log: log_options(config),
         share_reads: config.read_sharing,
+        rebuild_after_corruption: config.rebuild_after_corruption,
     }
 }
 

@@ -4,7 +4,7 @@
 //! heartbeats never wait behind HTTP. Everything else talks to it through this handle.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -42,7 +42,7 @@ use crate::transport::{Accept, Dial};
 use crate::types::{PeerNode, Raft};
 use crate::watchdog::watch_disk;
 use crate::wire::{Request, Response};
-use crate::{announce, server, status, upkeep};
+use crate::{announce, members, quarantine, server, status, upkeep};
 
 /// Longest time that handing leadership over may take at shutdown.
 const HAND_OVER_MS_MAX: u64 = 2_000;
@@ -121,6 +121,9 @@ pub enum StartError {
     Storage(#[from] StorageError),
     #[error("the data directory belongs to a member of a cluster, but {} is missing or empty", .0.display())]
     LogMissing(PathBuf),
+    /// Found after the stores were open: they are, perhaps, still.
+    #[error("{0}")]
+    Corrupt(String),
     #[error("consensus: {0}")]
     Raft(String),
     #[error("consensus thread: {0}")]
@@ -331,6 +334,11 @@ impl Consensus {
         self.core.runtime.spawn(work).await.map_err(|_| AdminError::Unavailable)?
     }
 
+    /// See [`Core::quarantine`].
+    pub fn quarantine(&self, reason: &str) {
+        self.core.quarantine(reason);
+    }
+
     pub fn status(&self) -> ClusterStatus {
         self.core.status()
     }
@@ -398,6 +406,17 @@ fn first_voters(me: &Member, founders: &[Founder]) -> BTreeMap<NodeId, PeerNode>
     }
 }
 
+/// Why openraft did not start: it reads the log, which may be found damaged only then.
+fn start_error(data_dir: Option<&Path>, store: &StateMachine, reason: &str) -> StartError {
+    let (Some(dir), Some(corruption)) = (data_dir, store.corruption()) else {
+        return StartError::Raft(reason.to_owned());
+    };
+    match quarantine::mark(dir, &corruption) {
+        Ok(()) => StartError::Corrupt(corruption),
+        Err(e) => StartError::Corrupt(format!("{corruption}; {e}")),
+    }
+}
+
 async fn start_core(
     config: ConsensusConfig,
     stores: Stores,
@@ -423,12 +442,13 @@ async fn start_core(
     let free_to_vote = stores.log.vote().map_or(begun, |_| begun + config.raft.timing.vote_pause());
     let machine = StateMachineAdapter::new(stores.store.clone(), Arc::new(applied_tx), stages.clone())
         .resuming(stores.log.clone(), transfers.clone());
-    let log = LogAdapter::new(stores.log.clone(), stages.clone());
+    let log = LogAdapter::new(stores.log.clone(), stages.clone()).condemning(stores.store.clone());
     let log_progress = log.progress();
     let id = config.me.id;
-    let raft = Raft::new(id, raft_config, Network(links.clone()), log, machine)
-        .await
-        .map_err(|e| StartError::Raft(e.to_string()))?;
+    let raft = match Raft::new(id, raft_config, Network(links.clone()), log, machine).await {
+        Ok(raft) => raft,
+        Err(e) => return Err(start_error(config.data_dir.as_deref(), &stores.store, &e.to_string())),
+    };
     if config.bootstrap && !raft.is_initialized().await.map_err(|e| StartError::Raft(e.to_string()))? {
         raft.initialize(first_voters(&config.me, &config.founders))
             .await
@@ -438,6 +458,7 @@ async fn start_core(
     listener.start().map_err(StartError::Thread)?;
     let core = Arc::new(Core {
         me: config.me,
+        data_dir: config.data_dir.clone(),
         founders: config.founders,
         leadership: watch::channel(Arc::new(status::leadership(&raft, id))).0,
         raft,
@@ -473,6 +494,9 @@ async fn start_core(
     tokio::spawn(watch_pace(core.clone()));
     tokio::spawn(register_early(core.clone()));
     tokio::spawn(campaign(core.clone(), config.founding));
+    if let Some(data_dir) = config.data_dir {
+        tokio::spawn(members::keep(core.clone(), data_dir));
+    }
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);
     Ok((core, reads))
 }

@@ -31,6 +31,7 @@ mod view;
 pub use attempts::AttemptLimits;
 pub use backup::{verify_backup, BackupError, BackupFile};
 pub use disk_log::DiskLog;
+pub use durable_fs::{create_dir, sync, write_atomic};
 pub use error::StorageError;
 pub use log_options::LogOptions;
 pub use mem_log::MemLog;

@@ -62,6 +62,8 @@ pub(crate) struct Core {
     attempt_limits: AttemptLimits,
     revision: AtomicU64,
     poison: OnceLock<String>,
+    /// What was found that is not what was written, here or by others.
+    corruption: OnceLock<String>,
 }
 
 enum Home {
@@ -115,6 +117,7 @@ impl StateMachine {
             revision: AtomicU64::new(meta.applied.revision),
             applying: Mutex::new(meta),
             poison: OnceLock::new(),
+            corruption: OnceLock::new(),
         });
         let gauges = Gauges::start(&core)?;
         Ok(Self { core, home, gauges, snapshotting: Mutex::new(()) })
@@ -232,7 +235,7 @@ impl StateMachine {
         };
         // After the token: an engine that was replaced before it is not the one read here.
         let engine = self.core.engine();
-        let answer = read(&*engine, key)?;
+        let answer = read(&*engine, key).map_err(|error| self.core.fail_read(error))?;
         if let Lookup::Ready(Some(found)) = &answer {
             self.core.cache.complete_fill(token, key, found);
         }
@@ -258,6 +261,17 @@ impl StateMachine {
                 Ok(View::in_memory(data, &applied, core))
             }
         }
+    }
+
+    /// What was found corrupt, if anything was: the data must not be used again.
+    pub fn corruption(&self) -> Option<String> {
+        self.core.corruption.get().cloned()
+    }
+
+    /// Something of this node is not what was written, so nothing is answered from its data any more.
+    pub fn condemn(&self, reason: &str) {
+        // What it answers is what it was told.
+        let _ = self.core.fail(StorageError::corrupt("this node's data", reason));
     }
 
     /// The latest registration of a node name.
@@ -455,10 +469,21 @@ impl Core {
         }
     }
 
+    /// A read that failed may be tried again, but not where what is read is not what was written.
+    pub(crate) fn fail_read(&self, error: StorageError) -> StorageError {
+        match error {
+            StorageError::Corrupt { .. } => self.fail(error),
+            other => other,
+        }
+    }
+
     /// Ends the use of the store, unless the error changed nothing.
     pub(crate) fn fail(&self, error: StorageError) -> StorageError {
         if !error.is_harmless() {
             log::error!("the store has failed: {error}");
+            if matches!(error, StorageError::Corrupt { .. }) {
+                self.corruption.get_or_init(|| error.to_string());
+            }
             // The first reason stays.
             self.poison.get_or_init(|| match &error {
                 StorageError::Poisoned { reason } => reason.clone(),
