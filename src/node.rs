@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::signal::unix::{signal, SignalKind};
 use vaultdb_actors::boot::{
-    boot, Autopilot, BootError, BootOptions, FormOptions, LogOptions, RaftOptions, StoreOptions, Timing,
+    boot, Autopilot, BootError, BootOptions, FormOptions, LogOptions, RaftOptions, ScrubOptions,
+    StoreOptions, Timing,
 };
 use vaultdb_actors::{NodeInfo, Options, System};
 use vaultdb_config::Config;
@@ -239,6 +240,10 @@ fn boot_options(config: &Config, raft_listener: TcpListener) -> BootOptions {
             snapshot_bytes_per_second_max: config.snapshot_bytes_per_second_max,
             append_entries_max: config.append_entries_max,
             autopilot: autopilot(config),
+            scrub: ScrubOptions {
+                interval_ms: config.scrub_interval_ms,
+                bytes_per_second_max: config.scrub_bytes_per_second_max,
+            },
         },
         store: store_options(config),
         log: log_options(config),

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use tokio::sync::watch;
 use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest, Leadership, MemberOrder, MemberReply};
 use vaultdb_consensus::stages::Stages;
-use vaultdb_consensus::Consensus;
+use vaultdb_consensus::{Consensus, IntegrityStatus};
 use vaultdb_kv::{
     AdminError, Command, Freshness, Key, NodeId, Page, PageRequest, ReadError, Revision, Versioned,
 };
@@ -163,5 +163,9 @@ impl Node for ConsensusNode {
 
     fn store_stats(&self) -> StoreStats {
         self.store.stats()
+    }
+
+    fn integrity(&self) -> IntegrityStatus {
+        self.consensus.integrity()
     }
 }

@@ -17,7 +17,7 @@ use vaultdb_consensus::transport::{Tcp, TcpAccept};
 use vaultdb_consensus::{create_log, ConsensusConfig, StartError, Stores};
 use vaultdb_kv::MemberAddr;
 
-pub use vaultdb_consensus::{Autopilot, Consensus, RaftOptions, Timing};
+pub use vaultdb_consensus::{Autopilot, Consensus, RaftOptions, ScrubOptions, Timing};
 use vaultdb_storage::StorageError;
 pub use vaultdb_storage::{LogOptions, StoreOptions};
 

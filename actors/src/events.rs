@@ -26,11 +26,13 @@ struct Inner {
 impl EventRing {
     pub fn push(&self, component: ComponentId, what: EventKind, detail: String) {
         let level = match what {
-            EventKind::Started | EventKind::Recovered | EventKind::Restarted | EventKind::Stopped => {
-                log::Level::Info
-            }
+            EventKind::Started
+            | EventKind::Recovered
+            | EventKind::Restarted
+            | EventKind::Stopped
+            | EventKind::Rebuilt => log::Level::Info,
             EventKind::Degraded | EventKind::Failed | EventKind::FaultInjected => log::Level::Warn,
-            EventKind::Escalated => log::Level::Error,
+            EventKind::Escalated | EventKind::Quarantined => log::Level::Error,
         };
         log::log!(level, "{component}: {}: {detail}", what.as_str());
         let mut inner = self.inner.lock();

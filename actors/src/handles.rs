@@ -288,6 +288,7 @@ impl WorkerHandles {
             store: store.or_else(|| node.map(|node| node.store_stats())).unwrap_or_default(),
             replication: replication.unwrap_or_default(),
             write_times,
+            integrity: node.map(|node| node.integrity()),
             health,
         }
     }

@@ -20,7 +20,7 @@ use crate::messages::{
 use crate::sentinel::Sentinel;
 use crate::shared::Shared;
 use crate::slot::{unbound_mailbox, ComponentId, Slot, Vitals};
-use crate::status::HealthReport;
+use crate::status::{EventKind, HealthReport};
 
 /// Applying that stands still this long behind the committed index is reported.
 const APPLY_STALLED: Duration = Duration::from_secs(1);
@@ -199,6 +199,23 @@ impl HealthMonitor {
         }
     }
 
+    /// Told by what changes, so that a monitor that was rebuilt does not tell it again.
+    fn look_at_integrity(&self) {
+        let Some(node) = self.shared.node() else { return };
+        let (found, vitals) = (node.integrity(), &self.shared.integrity);
+        if let Some(reason) = found.corruption {
+            self.judge(vitals, Health::Failed, Some(reason));
+        } else if let Some(reason) = found.rebuilding {
+            let told = format!("{reason}: the data are set aside, and this node is rebuilt from its peers");
+            if vitals.set(Health::Degraded, Some(told.clone())) {
+                self.shared.events.push(vitals.id, EventKind::Quarantined, told);
+            }
+        } else if vitals.set(Health::Healthy, None) {
+            let told = "a full member again, with data from its peers".to_owned();
+            self.shared.events.push(vitals.id, EventKind::Rebuilt, told);
+        }
+    }
+
     /// Reasons hold no figure that changes by itself: each change of them is an event.
     fn cluster_troubles(&self, status: &ClusterStatus, now: Instant) -> Vec<String> {
         let mut reasons = Vec::new();
@@ -255,6 +272,7 @@ impl Handler<Tick> for HealthMonitor {
         }
         self.probe_engine(ctx);
         self.look_at_cluster();
+        self.look_at_integrity();
         self.report = Arc::new(shared.report());
     }
 }

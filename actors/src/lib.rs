@@ -51,4 +51,5 @@ pub use vaultdb_consensus::api::{
     MemberStatus, ProposeError, RaftState, TransferDirection, TransferStatus, TransferTotals,
 };
 pub use vaultdb_consensus::stages::{Stage, Stages, WriteTimes};
+pub use vaultdb_consensus::IntegrityStatus;
 pub use vaultdb_storage::{CacheStats, EntryFate, LogId, StoreStats};

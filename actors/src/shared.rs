@@ -39,6 +39,7 @@ pub(crate) struct Shared {
     pub listings: Listings,
     pub engine: Arc<Vitals>,
     pub cluster: Arc<Vitals>,
+    pub integrity: Arc<Vitals>,
     pub events: EventRing,
     /// When the health monitor last ticked, in milliseconds since `started`.
     beat_ms: AtomicU64,
@@ -63,6 +64,7 @@ impl Shared {
             listings: Listings::default(),
             engine: Vitals::new(ComponentId::Engine, Health::Failed, starting()),
             cluster: Vitals::new(ComponentId::Cluster, Health::Failed, starting()),
+            integrity: Vitals::new(ComponentId::Integrity, Health::Healthy, None),
             events: EventRing::default(),
             beat_ms: AtomicU64::new(0),
             escalation: watch::Sender::new(None),
@@ -101,6 +103,7 @@ impl Shared {
             health_of(&[&self.dispatcher.vitals]),
             health_of(&[&self.health.vitals]),
             health_of(&[&self.cluster]),
+            health_of(&[&self.integrity]),
         ];
         let state = components.iter().map(|component| component.state).max().unwrap_or(Health::Failed);
         HealthReport { state, components }

@@ -27,6 +27,8 @@ pub enum ComponentId {
     Engine,
     /// Leader and peers. Seen, not rebuilt.
     Cluster,
+    /// Whether the data are what was written. Not rebuilt: the whole node is.
+    Integrity,
 }
 
 /// The names under which components appear in status, events and metrics.
@@ -37,6 +39,7 @@ pub mod component_names {
     pub const HEALTH: &str = "health";
     pub const STORE: &str = "store";
     pub const CLUSTER: &str = "cluster";
+    pub const INTEGRITY: &str = "integrity";
 }
 
 impl ComponentId {
@@ -48,6 +51,7 @@ impl ComponentId {
             ComponentId::Health => component_names::HEALTH,
             ComponentId::Store(_) | ComponentId::Engine => component_names::STORE,
             ComponentId::Cluster => component_names::CLUSTER,
+            ComponentId::Integrity => component_names::INTEGRITY,
         }
     }
 }

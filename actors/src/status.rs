@@ -2,6 +2,7 @@
 
 use vaultdb_consensus::api::ClusterStatus;
 use vaultdb_consensus::stages::WriteTimes;
+use vaultdb_consensus::IntegrityStatus;
 use vaultdb_kv::Health;
 
 use crate::port::StoreStats;
@@ -29,6 +30,8 @@ pub struct NodeStatus {
     pub replication: ReplicationStatus,
     /// `None` until consensus is up.
     pub write_times: Option<WriteTimes>,
+    /// `None` until consensus is up.
+    pub integrity: Option<IntegrityStatus>,
     pub health: HealthReport,
 }
 
@@ -113,6 +116,10 @@ pub enum EventKind {
     Escalated,
     FaultInjected,
     Stopped,
+    /// Data found corrupt were set aside.
+    Quarantined,
+    /// The node is a full member again, with data from its peers.
+    Rebuilt,
 }
 
 impl EventKind {
@@ -126,6 +133,8 @@ impl EventKind {
             EventKind::Escalated => "escalated",
             EventKind::FaultInjected => "fault_injected",
             EventKind::Stopped => "stopped",
+            EventKind::Quarantined => "quarantined",
+            EventKind::Rebuilt => "rebuilt",
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::campaign::ElectionClock;
 use crate::contacts::Contacts;
 use crate::formation::Founder;
 use crate::identity::Member;
+use crate::integrity::Integrity;
 use crate::network::{Lane, Links};
 use crate::node::Timing;
 use crate::quarantine;
@@ -52,6 +53,7 @@ pub struct Core {
     pub election_clock: ElectionClock,
     /// Index of the last applied entry, whose effect is readable.
     pub applied: watch::Receiver<u64>,
+    pub integrity: Arc<Integrity>,
     pub stages: Arc<Stages>,
     pub leadership: watch::Sender<Arc<Leadership>>,
     /// Why this node must not go on, once it has been told: see [`crate::standing`].

@@ -16,6 +16,7 @@ mod core;
 pub mod formation;
 mod founding;
 pub mod identity;
+mod integrity;
 mod link;
 mod log_store;
 mod members;
@@ -45,6 +46,7 @@ mod upkeep;
 mod watchdog;
 mod wire;
 
+pub use integrity::{IntegrityStatus, ScrubOptions};
 pub use node::{Consensus, ConsensusConfig, RaftOptions, StartError, Timing};
 pub use stores::{create_log, wal_dir, Stores};
 pub use tending::Autopilot;

@@ -28,6 +28,7 @@ use crate::core::{marked, shared, Core};
 use crate::formation::Founder;
 use crate::founding::register_early;
 use crate::identity::Member;
+use crate::integrity::{IntegrityStatus, ScrubOptions};
 use crate::log_store::LogAdapter;
 use crate::network::{Links, Network};
 use crate::pace::watch_pace;
@@ -42,7 +43,7 @@ use crate::transport::{Accept, Dial};
 use crate::types::{PeerNode, Raft};
 use crate::watchdog::watch_disk;
 use crate::wire::{Request, Response};
-use crate::{announce, members, quarantine, server, status, upkeep};
+use crate::{announce, integrity, members, quarantine, server, status, upkeep};
 
 /// Longest time that handing leadership over may take at shutdown.
 const HAND_OVER_MS_MAX: u64 = 2_000;
@@ -89,6 +90,7 @@ pub struct RaftOptions {
     /// Most entries in one append request.
     pub append_entries_max: u64,
     pub autopilot: Autopilot,
+    pub scrub: ScrubOptions,
 }
 
 /// Raft's timeouts, in milliseconds.
@@ -334,6 +336,11 @@ impl Consensus {
         self.core.runtime.spawn(work).await.map_err(|_| AdminError::Unavailable)?
     }
 
+    /// What is known of this node's data. From memory.
+    pub fn integrity(&self) -> IntegrityStatus {
+        self.core.integrity.status(&self.core.store)
+    }
+
     /// See [`Core::quarantine`].
     pub fn quarantine(&self, reason: &str) {
         self.core.quarantine(reason);
@@ -469,6 +476,7 @@ async fn start_core(
         reception: Reception::default(),
         election_clock: ElectionClock::new(begun, &config.raft.timing),
         applied,
+        integrity: Arc::default(),
         stages,
         dismissed: watch::channel(None).0,
         fatal: watch::channel(None).0,
@@ -488,6 +496,7 @@ async fn start_core(
     tokio::spawn(status::watch_leadership(core.clone()));
     tokio::spawn(status::ping_peers(core.clone()));
     tokio::spawn(core.clone().tend_membership());
+    tokio::spawn(integrity::scrub(core.clone(), stores.log.clone(), config.raft.scrub));
     tokio::spawn(upkeep::keep_log_short(core.clone(), stores.log, config.raft));
     tokio::spawn(announce::keep_in_touch(core.clone()));
     tokio::spawn(watch_disk(core.clone(), log_progress));
@@ -495,6 +504,7 @@ async fn start_core(
     tokio::spawn(register_early(core.clone()));
     tokio::spawn(campaign(core.clone(), config.founding));
     if let Some(data_dir) = config.data_dir {
+        tokio::spawn(integrity::watch_rebuild(core.clone(), data_dir.clone()));
         tokio::spawn(members::keep(core.clone(), data_dir));
     }
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);

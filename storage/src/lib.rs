@@ -20,6 +20,7 @@ mod mem_log;
 mod options;
 mod restore;
 mod run;
+pub mod scrub;
 mod segments;
 mod snapshot;
 mod state_machine;

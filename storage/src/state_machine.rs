@@ -25,6 +25,7 @@ use crate::error::StorageError;
 use crate::gauges::Gauges;
 use crate::options::StoreOptions;
 use crate::run;
+use crate::scrub::{self, Pace};
 use crate::snapshot::receiver::SnapshotReceiver;
 use crate::snapshot::shelf::{self, Shelf};
 use crate::snapshot::{Snapshot, SnapshotFile, SnapshotMeta, Source, MEMORY_FILE};
@@ -346,6 +347,35 @@ impl StateMachine {
             Home::Disk { shelf, .. } => shelf.current(),
             Home::Memory { current } => current.lock().clone(),
         }
+    }
+
+    /// Reads all that is on disk and compares it with its checksums, as fast as `pace` lets it. Tells whether it came
+    /// to the end.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`]: the store is then condemned. [`StorageError::Rocks`], [`StorageError::Io`].
+    pub fn scrub(&self, pace: Pace<'_>) -> Result<bool, StorageError> {
+        self.core.check()?;
+        let (Home::Disk { generations, number, shelf, settings }, EngineHandle::Rocks(engine)) =
+            (&self.home, self.core.engine())
+        else {
+            return Ok(true);
+        };
+        let mut all = || {
+            {
+                // No other generation comes into force meanwhile.
+                let _one_at_a_time = self.snapshotting.lock();
+                generations.check_pointer(number.load(Ordering::Acquire))?;
+            }
+            if let Some(current) = shelf.current() {
+                if !scrub::snapshot(&current, pace)? {
+                    return Ok(false);
+                }
+            }
+            let link = shelf.scratch();
+            scrub::database(&engine, settings, &link.path(), pace)
+        };
+        all().map_err(|error| self.core.fail_read(error))
     }
 
     /// Begins to take a snapshot from another node. Goes on where an interrupted reception stopped, see

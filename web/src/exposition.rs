@@ -9,7 +9,7 @@ use vaultdb_kv::{Health, HistogramSnapshot};
 use crate::app::Worker;
 use crate::backend::Backend;
 use crate::metrics::{Metrics, LATENCY_BOUNDS_US};
-use crate::model::{ClusterStatus, ComponentHealth, NodeStatus, WriteTimes};
+use crate::model::{ClusterStatus, ComponentHealth, IntegrityStatus, NodeStatus, WriteTimes};
 use crate::reply::{Media, Reply};
 
 impl<B: Backend> Worker<B> {
@@ -23,6 +23,9 @@ impl<B: Backend> Worker<B> {
         write_node(&mut page, &status);
         if let Some(times) = &status.write_times {
             write_times(&mut page, times);
+        }
+        if let Some(integrity) = &status.integrity {
+            write_integrity(&mut page, integrity);
         }
         write_components(&mut page, &status.health.components);
         write_http(&mut page, &self.shared.metrics, self.shared.admission.requests_in_flight());
@@ -108,6 +111,23 @@ fn write_times(page: &mut Page, times: &WriteTimes) {
     let mut family = page.histogram("vaultdb_write_stage_duration_seconds", help);
     for (stage, times) in &times.stages {
         family.timed(&[("stage", stage.as_str())], times);
+    }
+}
+
+fn write_integrity(page: &mut Page, integrity: &IntegrityStatus) {
+    page.counter("vaultdb_integrity_scrubbed_bytes_total", "Bytes at rest that were verified.")
+        .value(integrity.scrubbed_bytes);
+    page.counter(
+        "vaultdb_integrity_errors_total",
+        "Things found corrupt, the cause of a rebuild included, and verifications that failed.",
+    )
+    .value(integrity.errors);
+    if let Some(at_ms) = integrity.last_scrub_ms {
+        page.gauge(
+            "vaultdb_integrity_last_scrub_timestamp_seconds",
+            "Unix time at which all at rest was last verified.",
+        )
+        .value(Seconds(at_ms.saturating_mul(1_000)));
     }
 }
 

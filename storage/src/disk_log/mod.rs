@@ -14,6 +14,7 @@ mod places;
 mod reader;
 pub(crate) mod record;
 pub(crate) mod recover;
+mod scrub;
 pub(crate) mod sector;
 mod segment;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use crate::error::StorageError;
 use crate::log::{LogBounds, LogStore, OnDurable, Payload};
 use crate::log_options::LogOptions;
 use crate::log_rules;
+use crate::scrub::Pace;
 use crate::types::{LogId, Vote};
 
 /// Entries that a read looks up at once, while nothing can be appended.
@@ -317,6 +319,11 @@ impl<P: Payload> LogStore<P> for DiskLog<P> {
     fn first_within(&self, bytes_max: u64) -> u64 {
         let segment_bytes = self.shared.options.segment_bytes as u64;
         self.shared.state.lock().places.first_within(bytes_max, segment_bytes)
+    }
+
+    fn scrub(&self, pace: Pace<'_>) -> Result<bool, StorageError> {
+        let closed = self.shared.state.lock().places.closed();
+        scrub::closed_segments(&*self.disk, &closed, pace)
     }
 
     fn fsync_histogram(&self) -> Option<Arc<Histogram>> {

@@ -13,10 +13,10 @@ use vaultdb_kv::{
     Write, WriteError,
 };
 use vaultdb_web::model::{
-    CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
-    Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo,
-    NodeStatus, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats,
-    TransferDirection, TransferStatus, TransferTotals, View,
+    CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, IntegrityStatus,
+    JoinReply, JoinRequest, Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder, MemberReply,
+    MemberStatus, NodeInfo, NodeStatus, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages,
+    StoreStats, TransferDirection, TransferStatus, TransferTotals, View,
 };
 use vaultdb_web::Backend;
 
@@ -327,6 +327,12 @@ impl Backend for Fake {
                 cache: CacheStats { entries: 1, bytes: 2, hits: 3, misses: 4 },
             },
             write_times: Some(stages.snapshot()),
+            integrity: Some(IntegrityStatus {
+                scrubbed_bytes: 5,
+                errors: 1,
+                last_scrub_ms: Some(1_500),
+                ..IntegrityStatus::default()
+            }),
             replication: ReplicationStatus { committed: 5, failed: 6, pending: 7, ..Default::default() },
             health: HealthReport { state: Health::Degraded, components: vec![component] },
         }
