@@ -16,6 +16,7 @@ use vaultdb_storage::{StateMachine, StorageError};
 
 use crate::codec::LogPayload;
 use crate::core::Core;
+use crate::identity::{Identity, IdentityError};
 use crate::quarantine::{self, Phase};
 
 /// Wait before the first verification, if the interval is not shorter.
@@ -83,7 +84,7 @@ pub(crate) async fn scrub(core: Arc<Core>, log: Arc<dyn LogStore<LogPayload>>, o
         if tokio::time::timeout(Duration::from_millis(wait_ms), over).await.is_ok() {
             return;
         }
-        let (store, log) = (core.store.clone(), log.clone());
+        let (of, log) = (core.clone(), log.clone());
         let mut pace = Pace {
             integrity: core.integrity.clone(),
             stopped: core.fatal.subscribe(),
@@ -91,7 +92,7 @@ pub(crate) async fn scrub(core: Arc<Core>, log: Arc<dyn LogStore<LogPayload>>, o
             begun: Instant::now(),
             bytes: 0,
         };
-        let scrubbed = tokio::task::spawn_blocking(move || all(&store, &*log, &mut pace)).await;
+        let scrubbed = tokio::task::spawn_blocking(move || all(&of, &*log, &mut pace)).await;
         match scrubbed {
             Ok(Ok(true)) => core.integrity.last_scrub_ms.store(unix_ms(), Ordering::Relaxed),
             Ok(Ok(false)) => return,
@@ -108,12 +109,32 @@ pub(crate) async fn scrub(core: Arc<Core>, log: Arc<dyn LogStore<LogPayload>>, o
 }
 
 /// Tells whether it came to the end.
-fn all(store: &StateMachine, log: &dyn LogStore<LogPayload>, pace: &mut Pace) -> Result<bool, StorageError> {
-    let scrubbed = log.scrub(&mut |bytes| pace.read(bytes));
+fn all(core: &Core, log: &dyn LogStore<LogPayload>, pace: &mut Pace) -> Result<bool, StorageError> {
+    let scrubbed = check_identity(core).and_then(|()| log.scrub(&mut |bytes| pace.read(bytes)));
     if let Err(corrupt @ StorageError::Corrupt { .. }) = &scrubbed {
-        store.condemn(&corrupt.to_string());
+        core.quarantine(&corrupt.to_string());
     }
-    Ok(scrubbed? && store.scrub(&mut |bytes| pace.read(bytes))?)
+    Ok(scrubbed? && core.store.scrub(&mut |bytes| pace.read(bytes))?)
+}
+
+/// Whether the file still says who this node is.
+fn check_identity(core: &Core) -> Result<(), StorageError> {
+    let Some(dir) = &core.data_dir else { return Ok(()) };
+    let found = match Identity::load(dir, &core.me.name) {
+        Ok(Some(found)) => found.member(core.me.addr.clone()),
+        Ok(None) => None,
+        Err(IdentityError::Io { path, source }) => {
+            return Err(StorageError::Io { context: path.display().to_string(), source });
+        }
+        Err(e) => return Err(StorageError::Corrupt { what: "identity.json".into(), reason: e.to_string() }),
+    };
+    match found.as_ref() == Some(&core.me) {
+        true => Ok(()),
+        false => {
+            let reason = format!("it says {found:?}");
+            Err(StorageError::Corrupt { what: "identity.json".into(), reason })
+        }
+    }
 }
 
 /// Keeps the reading slow, and counts it.

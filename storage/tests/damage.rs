@@ -133,6 +133,40 @@ fn is_corrupt<T: std::fmt::Debug>(what: &str, result: Result<T, StorageError>) -
     }
 }
 
+/// Damage that comes while the log is open is found in every segment, the one that is written to included; and a
+/// verification that is told to stop does.
+#[test]
+fn the_log_is_verified_while_it_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = DiskLog::<Blob>::open(dir.path(), small_segments()).unwrap();
+    for index in 1..=40 {
+        append(&log, vec![(id(1, index), Blob(index.to_le_bytes().repeat(20)))]);
+    }
+    assert!(log.scrub(&mut |_| true).unwrap());
+    assert!(!log.scrub(&mut |_| false).unwrap());
+    let mut damaged = 0;
+    for path in common::segment_files(dir.path()) {
+        let content = fs::read(&path).unwrap();
+        let Some(used) = content.iter().rposition(|byte| *byte != 0) else { continue };
+        let mut flipped = content.clone();
+        flipped[used / 2] ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let found = log.scrub(&mut |_| true).unwrap_err();
+        assert!(
+            matches!(&found, StorageError::Corrupt { what, .. } if what.contains(name)),
+            "{name}: {found:?}"
+        );
+        fs::write(&path, &content).unwrap();
+        damaged += 1;
+    }
+    assert!(damaged > 2, "{damaged} segments");
+    assert!(log.scrub(&mut |_| true).unwrap());
+    // More is written to the newest one, which is verified up to there.
+    append(&log, vec![(id(1, 41), Blob(vec![7; 100]))]);
+    assert!(log.scrub(&mut |_| true).unwrap());
+}
+
 /// No flip is served, none is taken for anything but damage, and those that nobody would read are found by the
 /// verification, but in files that say nothing about the data.
 #[test]

@@ -79,7 +79,15 @@ struct State<P> {
     queue: VecDeque<Queued<P>>,
     /// Grows whenever an entry may have been replaced by another one.
     truncations: u64,
+    active: Begun,
     closing: bool,
+}
+
+/// The newest segment that is written to, and how many of its sectors are durable and never written again.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    segment: u64,
+    sectors: u64,
 }
 
 /// Where a read goes on.
@@ -118,6 +126,7 @@ impl<P: Payload> DiskLog<P> {
                 places: found.places,
                 queue: VecDeque::new(),
                 truncations: 0,
+                active: Begun { segment: found.active.number, sectors: found.next_sector },
                 closing: false,
             }),
             work: Condvar::new(),
@@ -322,8 +331,12 @@ impl<P: Payload> LogStore<P> for DiskLog<P> {
     }
 
     fn scrub(&self, pace: Pace<'_>) -> Result<bool, StorageError> {
-        let closed = self.shared.state.lock().places.closed();
-        scrub::closed_segments(&*self.disk, &closed, pace)
+        let (closed, active) = {
+            let state = self.shared.state.lock();
+            (state.places.closed(), state.active)
+        };
+        Ok(scrub::closed_segments(&*self.disk, &closed, pace)?
+            && scrub::begun_segment(&*self.disk, active, pace)?)
     }
 
     fn fsync_histogram(&self) -> Option<Arc<Histogram>> {
