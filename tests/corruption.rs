@@ -28,17 +28,22 @@ fn plan(nodes: usize) -> Plan {
     Plan { env: env.map(|(name, value)| (name, value.to_owned())).to_vec(), ..Plan::nodes(nodes) }
 }
 
-/// Files under `dir` whose path holds `part`, sorted.
-fn files(dir: &Path, part: &str) -> Vec<PathBuf> {
+/// Whether a file is of a kind: the end of its name, or what stands before its number.
+fn is_of(name: &str, kind: &str) -> bool {
+    name.ends_with(kind) || name.starts_with(&format!("{kind}-0"))
+}
+
+/// Files under `dir` of a kind, but for what was set aside and snapshots; sorted.
+fn files(dir: &Path, kind: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut todo = vec![dir.to_path_buf()];
     while let Some(next) = todo.pop() {
         // One that goes away meanwhile is none.
         for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
             let path = entry.path();
-            if path.is_dir() {
+            if path.is_dir() && !path.ends_with("quarantined") && !path.ends_with("snapshots") {
                 todo.push(path);
-            } else if path.to_string_lossy().contains(part) {
+            } else if is_of(&path.file_name().unwrap().to_string_lossy(), kind) {
                 found.push(path);
             }
         }
@@ -47,28 +52,27 @@ fn files(dir: &Path, part: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Flips a bit in the middle of what a file holds, in place.
-fn flip(path: &Path) {
+/// Flips a bit near the beginning of what a file holds, in place.
+fn flip(path: &Path, content: &[u8], used: usize) {
     use std::os::unix::fs::FileExt;
-    let content = fs::read(path).unwrap();
-    // A segment of the log is zeros behind what was written.
-    let used = content.iter().rposition(|byte| *byte != 0).unwrap();
-    let place = used / 2;
+    let place = used / 8;
     let file = fs::OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(&[content[place] ^ 4], place as u64).unwrap();
     println!("flipped a bit at byte {place} of {}", path.display());
 }
 
-/// Waits for the newest file of a kind, and flips a bit of the first one.
-fn flip_one(data: &Path, part: &str) {
-    let found = eventually(&format!("{} has {part}", data.display()), FLUSHED_LIMIT, || {
-        files(data, part)
-            .into_iter()
-            .find(|path| fs::metadata(path).is_ok_and(|file| file.len() > 0))
-            .ok_or("none")
-            .map_err(str::to_owned)
+/// Waits for a file of a kind, and flips a bit of the newest one that holds anything.
+fn flip_one(data: &Path, kind: &str) {
+    let found = eventually(&format!("{} has {kind}", data.display()), FLUSHED_LIMIT, || {
+        let newest = files(data, kind).into_iter().rev().find_map(|path| {
+            let content = fs::read(&path).ok()?;
+            // A segment of the log is zeros behind what was written.
+            let used = content.iter().rposition(|byte| *byte != 0)?;
+            Some((path, content, used))
+        });
+        newest.ok_or_else(|| "none".to_owned())
     });
-    flip(&found);
+    flip(&found.0, &found.1, found.2);
 }
 
 /// Starts the node again whenever it ends with 70, as a supervisor would, until it is a voter under a new id.
@@ -114,12 +118,12 @@ fn wait_healthy(cluster: &Cluster, victim: usize) {
 /// A kind of file, and whether the node is stopped while it is damaged.
 const KINDS: [(&str, bool); 8] = [
     ("identity.json", true),
-    ("wal/", true),
-    ("wal/", false),
+    (".seg", true),
+    (".seg", false),
     (".sst", true),
     (".sst", false),
     ("MANIFEST", true),
-    ("/CURRENT", true),
+    ("CURRENT", true),
     ("CURRENT-GENERATION", false),
 ];
 
@@ -134,7 +138,7 @@ fn any_damaged_file_of_a_follower() {
     for (round, (part, stopped)) in KINDS.into_iter().enumerate() {
         let what = format!("{part}, {}", if stopped { "stopped" } else { "running" });
         let load = Load::start(&others, &LoadPlan::new(&format!("r{round}"), 4));
-        load.wait_acked(600, LOAD_LIMIT);
+        load.wait_acked(400, LOAD_LIMIT);
         let data = cluster.nodes[victim].data.clone();
         if stopped {
             cluster.kill9(victim);
