@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::signal::unix::{signal, SignalKind};
 use vaultdb_actors::boot::{
-    boot, Autopilot, BootError, BootOptions, FormOptions, LogOptions, RaftOptions, StoreOptions, Timing,
+    boot, Autopilot, BootError, BootOptions, FormOptions, LogOptions, RaftOptions, ScrubOptions,
+    StoreOptions, Timing,
 };
 use vaultdb_actors::{HealthOptions, NodeInfo, Options, SpaceOptions, System};
 use vaultdb_config::Config;
@@ -49,7 +50,7 @@ impl NodeError {
 impl From<BootError> for NodeError {
     fn from(e: BootError) -> Self {
         match e {
-            BootError::Unfit(reason) => NodeError::Unfit(reason),
+            BootError::Unfit(reason) | BootError::Corrupt(reason) => NodeError::Unfit(reason),
             BootError::Failed(reason) => NodeError::Failed(reason),
         }
     }
@@ -287,12 +288,17 @@ fn boot_options(
             append_entries_max: config.append_entries_max,
             autopilot: autopilot(config),
             consistency_check_interval_ms: config.consistency_check_interval_ms,
+            scrub: ScrubOptions {
+                interval_ms: config.scrub_interval_ms,
+                bytes_per_second_max: config.scrub_bytes_per_second_max,
+            },
         },
         store: store_options(config),
         log: LogOptions { faults: faults.clone(), ..log_options(config) },
         share_reads: config.read_sharing,
         room,
         faults,
+        rebuild_after_corruption: config.rebuild_after_corruption,
     }
 }
 

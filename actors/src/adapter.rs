@@ -8,7 +8,7 @@ use futures::FutureExt;
 use tokio::sync::watch;
 use vaultdb_consensus::api::{ClusterStatus, JoinReply, JoinRequest, Leadership, MemberOrder, MemberReply};
 use vaultdb_consensus::stages::Stages;
-use vaultdb_consensus::Consensus;
+use vaultdb_consensus::{Consensus, IntegrityStatus};
 use vaultdb_kv::{
     AdminError, Command, Freshness, Key, NodeId, Page, PageRequest, ReadError, Revision, Versioned,
 };
@@ -175,5 +175,9 @@ impl Node for ConsensusNode {
 
     fn standstill(&self) -> Standstill {
         Standstill { log: self.consensus.log_standstill(), store: self.store.writes_waiting() }
+    }
+
+    fn integrity(&self) -> IntegrityStatus {
+        self.consensus.integrity()
     }
 }

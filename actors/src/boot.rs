@@ -1,7 +1,8 @@
 //! From a data directory to running consensus: identity, joining, opening the stores.
 //!
 //! Invariant: an identity is complete on disk before the node answers anyone under it, and a directory
-//! that once belonged to a cluster is never made the first of a new one.
+//! that once belonged to a cluster is never made the first of a new one: also not one whose data were found corrupt
+//! and set aside, see [`vaultdb_consensus::quarantine`].
 
 use std::fmt;
 use std::net::TcpListener;
@@ -11,16 +12,17 @@ use std::sync::Arc;
 use vaultdb_consensus::api::JoinRequest;
 use vaultdb_consensus::identity::{Identity, IdentityError};
 use vaultdb_consensus::offline::OfflineError;
+use vaultdb_consensus::quarantine::{self, Phase, QuarantineError, Rebuild};
 use vaultdb_consensus::transport::{Tcp, TcpAccept};
 use vaultdb_consensus::{create_log, ConsensusConfig, StartError, Stores};
 use vaultdb_kv::{Faults, MemberAddr, Room};
 
-pub use vaultdb_consensus::{Autopilot, Consensus, RaftOptions, Timing};
+pub use vaultdb_consensus::{Autopilot, Consensus, RaftOptions, ScrubOptions, Timing};
 use vaultdb_storage::StorageError;
 pub use vaultdb_storage::{LogOptions, StoreOptions};
 
 use crate::form::{form, tell_begun, Formed};
-use crate::join::join_cluster;
+use crate::join::{join_cluster, Target};
 use crate::peers::find_peers;
 
 pub use crate::form::FormOptions;
@@ -50,6 +52,8 @@ pub struct BootOptions {
     pub room: Arc<Room>,
     /// What is to go wrong, for tests and demonstrations; the log has the same.
     pub faults: Arc<Faults>,
+    /// Data found corrupt are set aside, and the node is made anew from its peers. Off, it refuses to start.
+    pub rebuild_after_corruption: bool,
 }
 
 /// Why a node did not start.
@@ -57,6 +61,8 @@ pub struct BootOptions {
 pub enum BootError {
     /// The data cannot be trusted: exit code 70.
     Unfit(String),
+    /// The same, and what was found corrupt may be set aside at once.
+    Corrupt(String),
     /// Anything else: exit code 1.
     Failed(String),
 }
@@ -64,7 +70,9 @@ pub enum BootError {
 impl fmt::Display for BootError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BootError::Unfit(reason) | BootError::Failed(reason) => f.write_str(reason),
+            BootError::Unfit(reason) | BootError::Corrupt(reason) | BootError::Failed(reason) => {
+                f.write_str(reason)
+            }
         }
     }
 }
@@ -72,8 +80,10 @@ impl fmt::Display for BootError {
 impl From<IdentityError> for BootError {
     fn from(e: IdentityError) -> Self {
         match e {
-            IdentityError::Damaged { .. } => BootError::Unfit(e.to_string()),
-            IdentityError::Io { .. } | IdentityError::OtherName { .. } => BootError::Failed(e.to_string()),
+            IdentityError::Damaged { .. } => BootError::Corrupt(e.to_string()),
+            IdentityError::Io { .. } | IdentityError::NotSaved(_) | IdentityError::OtherName { .. } => {
+                BootError::Failed(e.to_string())
+            }
         }
     }
 }
@@ -81,8 +91,21 @@ impl From<IdentityError> for BootError {
 impl From<StartError> for BootError {
     fn from(e: StartError) -> Self {
         match e {
-            StartError::Storage(_) | StartError::LogMissing(_) => BootError::Unfit(e.to_string()),
+            StartError::Storage(StorageError::Corrupt { .. }) | StartError::LogMissing(_) => {
+                BootError::Corrupt(e.to_string())
+            }
+            // Of the last one the stores may be open still: what runs the process starts it again.
+            StartError::Storage(_) | StartError::Corrupt(_) => BootError::Unfit(e.to_string()),
             StartError::Raft(_) | StartError::Thread(_) => BootError::Failed(e.to_string()),
+        }
+    }
+}
+
+impl From<QuarantineError> for BootError {
+    fn from(e: QuarantineError) -> Self {
+        match e {
+            QuarantineError::Refused(_) => BootError::Unfit(e.to_string()),
+            QuarantineError::Storage(_) => BootError::Failed(e.to_string()),
         }
     }
 }
@@ -105,35 +128,116 @@ impl From<OfflineError> for BootError {
 /// # Errors
 /// See [`BootError`].
 pub async fn boot(options: BootOptions) -> Result<Consensus, BootError> {
-    let Origin { identity, founding, stores } = identity(&options).await?;
-    let incomplete = || BootError::Unfit("the identity is incomplete".into());
-    let me = identity.member(options.addr).ok_or_else(incomplete)?;
-    log::info!("node {} \"{}\" of cluster {}", me.id, me.name, me.cluster_id);
-    let config = ConsensusConfig {
-        data_dir: options.data_dir,
-        me,
-        bootstrap: identity.bootstrap,
-        founders: identity.founders,
-        founding,
-        listener: Box::new(TcpAccept::new(options.raft_listener)),
-        dialler: Arc::new(Tcp),
-        raft: options.raft,
-        store: options.store,
-        log: options.log,
-        stores,
-        share_reads: options.share_reads,
-        room: options.room,
-        faults: options.faults,
+    let marked = marked(&options)?;
+    let consensus = match start(&options, marked).await {
+        Err(BootError::Corrupt(reason)) => {
+            let Some(dir) = options.data_dir.as_deref().filter(|_| options.rebuild_after_corruption) else {
+                return Err(BootError::Unfit(reason));
+            };
+            quarantine::check(dir, &options.name, &reason, &known_members(&options))?;
+            quarantine::mark(dir, &reason).map_err(QuarantineError::from)?;
+            let rebuild = set_aside(&options, dir)?;
+            start(&options, Some(rebuild)).await?
+        }
+        started => started?,
     };
-    // Opening the stores reads the disk and replays the log's files.
-    let started = tokio::task::spawn_blocking(move || Consensus::start(config)).await;
-    let consensus = started.map_err(|e| BootError::Failed(e.to_string()))??;
-    let mut known = options.join;
-    known.extend(options.form.into_iter().flat_map(|form| form.peers));
+    let known = known_members(&options);
     if !known.is_empty() {
         tokio::spawn(find_peers(consensus.clone(), known));
     }
     Ok(consensus)
+}
+
+/// Sets the data aside if an earlier process found that they must not be used, or was doing so.
+fn marked(options: &BootOptions) -> Result<Option<Rebuild>, BootError> {
+    let Some(dir) = options.data_dir.as_deref() else { return Ok(None) };
+    match quarantine::found(dir)? {
+        None | Some((Phase::Rebuilding | Phase::Over, _)) => Ok(None),
+        Some((Phase::Found, reason)) if !options.rebuild_after_corruption => Err(BootError::Unfit(format!(
+            "{reason}; rebuild_after_corruption is off: see docs/operations.md, \"Corrupt data\""
+        ))),
+        Some((Phase::Found | Phase::Moving | Phase::Joining, _)) => set_aside(options, dir).map(Some),
+    }
+}
+
+fn set_aside(options: &BootOptions, dir: &Path) -> Result<Rebuild, BootError> {
+    Ok(quarantine::set_aside(dir, &options.name, &known_members(options))?)
+}
+
+/// HTTP addresses of members that the node was started with.
+fn known_members(options: &BootOptions) -> Vec<String> {
+    let mut known = options.join.clone();
+    known.extend(options.form.iter().flat_map(|form| form.peers.clone()));
+    known.retain(|address| *address != options.addr.http);
+    known
+}
+
+async fn start(options: &BootOptions, rebuild: Option<Rebuild>) -> Result<Consensus, BootError> {
+    let origin = match rebuild {
+        Some(rebuild) => rejoin(options, rebuild).await,
+        None => identity(options).await,
+    };
+    let Origin { identity, founding, stores } = origin?;
+    let listener = options.raft_listener.try_clone();
+    let listener = listener.map_err(|e| BootError::Failed(format!("the Raft port: {e}")))?;
+    let incomplete = || BootError::Unfit("the identity is incomplete".into());
+    let me = identity.member(options.addr.clone()).ok_or_else(incomplete)?;
+    log::info!("node {} \"{}\" of cluster {}", me.id, me.name, me.cluster_id);
+    let config = ConsensusConfig {
+        data_dir: options.data_dir.clone(),
+        me,
+        bootstrap: identity.bootstrap,
+        founders: identity.founders,
+        founding,
+        listener: Box::new(TcpAccept::new(listener)),
+        dialler: Arc::new(Tcp),
+        raft: options.raft,
+        store: options.store.clone(),
+        log: options.log.clone(),
+        stores,
+        share_reads: options.share_reads,
+        room: options.room.clone(),
+        faults: options.faults.clone(),
+    };
+    // Opening the stores reads the disk and replays the log's files.
+    let started = tokio::task::spawn_blocking(move || Consensus::start(config)).await;
+    Ok(started.map_err(|e| BootError::Failed(e.to_string()))??)
+}
+
+/// A new identity under the old name, in the same cluster, for a node whose data were set aside.
+async fn rejoin(options: &BootOptions, rebuild: Rebuild) -> Result<Origin, BootError> {
+    let Some(dir) = options.data_dir.as_deref() else {
+        return Err(BootError::Failed("a node in memory has no data to set aside".into()));
+    };
+    let mut identity = match Identity::load(dir, &options.name)? {
+        Some(known) => known,
+        None => {
+            make_log(dir, options)?;
+            Identity::new(&options.name)
+        }
+    };
+    if identity.node_id.is_none() {
+        identity.save(dir)?;
+        log::warn!(
+            "rebuilding this node from {:?}; it was node {:?} of cluster {}",
+            rebuild.peers,
+            rebuild.former_id,
+            rebuild.cluster_id
+        );
+        join(&mut identity, &Target::cluster(rebuild.peers, rebuild.cluster_id), options).await;
+        identity.save(dir)?;
+    }
+    quarantine::joined(dir)?;
+    Ok(identity.into())
+}
+
+/// From here on a missing log is a loss, not a new directory: so it comes before the identity.
+fn make_log(dir: &Path, options: &BootOptions) -> Result<(), BootError> {
+    match create_log(dir, options.log.clone()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(orphaned(dir, "wal")),
+        Err(e) => Err(BootError::Unfit(e.to_string())),
+    }
 }
 
 /// What a node starts consensus from.
@@ -173,12 +277,8 @@ async fn identity(options: &BootOptions) -> Result<Origin, BootError> {
             Identity::new(&options.name)
         }
     };
-    // From here on a missing log is a loss, not a new directory: so it comes before the identity.
     if let Some(dir) = dir {
-        let empty = create_log(dir, options.log.clone()).map_err(|e| BootError::Unfit(e.to_string()))?;
-        if !empty {
-            return Err(orphaned(dir, "wal"));
-        }
+        make_log(dir, options)?;
     }
     if let Some(to_form) = &options.form {
         save(&identity, dir)?;
@@ -188,7 +288,7 @@ async fn identity(options: &BootOptions) -> Result<Origin, BootError> {
         identity.bootstrap();
     } else {
         save(&identity, dir)?;
-        join(&mut identity, &options.join, options).await;
+        join(&mut identity, &Target::any(options.join.clone()), options).await;
     }
     save(&identity, dir)?;
     Ok(identity.into())
@@ -205,7 +305,7 @@ async fn form_cluster(
     let formed = form(to_form, &identity, &options.addr, &options.raft_listener).await?;
     let founding = match formed {
         Formed::Join => {
-            join(&mut identity, &to_form.peers, options).await;
+            join(&mut identity, &Target::any(to_form.peers.clone()), options).await;
             save(&identity, options.data_dir.as_deref())?;
             false
         }
@@ -224,14 +324,14 @@ async fn form_cluster(
     Ok(Origin { identity, founding, stores: Some(stores) })
 }
 
-async fn join(identity: &mut Identity, members: &[String], options: &BootOptions) {
+async fn join(identity: &mut Identity, target: &Target, options: &BootOptions) {
     let request = JoinRequest {
         name: identity.name.clone(),
         addr: options.addr.clone(),
         instance: Some(identity.instance.clone()),
         stays_learner: options.learner,
     };
-    let reply = join_cluster(members, &request).await;
+    let reply = join_cluster(target, &request).await;
     identity.cluster_id = Some(reply.cluster_id);
     identity.node_id = Some(reply.id);
 }
@@ -244,14 +344,15 @@ fn save(identity: &Identity, dir: Option<&Path>) -> Result<(), BootError> {
 fn refuse_orphaned_data(dir: Option<&Path>) -> Result<(), BootError> {
     let Some(dir) = dir else { return Ok(()) };
     // A log may be there: a crash right after it was made, before the identity was, leaves an empty one.
-    match std::fs::read_dir(dir.join("rocksdb")).is_ok_and(|mut files| files.next().is_some()) {
-        true => Err(orphaned(dir, "rocksdb")),
-        false => Ok(()),
+    let holds = |name: &str| std::fs::read_dir(dir.join(name)).is_ok_and(|mut files| files.next().is_some());
+    match ["rocksdb", quarantine::QUARANTINED].into_iter().find(|name| holds(name)) {
+        Some(name) => Err(orphaned(dir, name)),
+        None => Ok(()),
     }
 }
 
 fn orphaned(dir: &Path, name: &str) -> BootError {
-    BootError::Unfit(format!(
+    BootError::Corrupt(format!(
         "{} holds {name}/ but no identity.json: restore the file, or empty the directory to join anew",
         dir.display()
     ))

@@ -57,6 +57,7 @@ impl EventRing {
             | EventKind::FaultCleared
             | EventKind::LeaderChanged
             | EventKind::PeerBack
+            | EventKind::Rebuilt
             | EventKind::Stopped => log::Level::Info,
             EventKind::Degraded
             | EventKind::Panicked
@@ -66,7 +67,7 @@ impl EventRing {
             | EventKind::FaultInjected
             | EventKind::PeerUnreachable
             | EventKind::ReadOnly => log::Level::Warn,
-            EventKind::Escalated => log::Level::Error,
+            EventKind::Escalated | EventKind::Quarantined => log::Level::Error,
         };
         log::log!(level, "{component}: {}: {detail}", what.as_str());
         self.record(component.name(), what, detail);

@@ -289,6 +289,7 @@ impl WorkerHandles {
             store: store.or_else(|| node.map(|node| node.store_stats())).unwrap_or_default(),
             replication,
             write_times,
+            integrity: node.map(|node| node.integrity()),
             health,
             disk: shared.options.room.measured(),
         }

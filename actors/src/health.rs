@@ -19,7 +19,7 @@ use crate::messages::{
 use crate::sentinel::Sentinel;
 use crate::shared::Shared;
 use crate::slot::{unbound_mailbox, ComponentId, Slot, Vitals};
-use crate::status::HealthReport;
+use crate::status::{EventKind, HealthReport};
 use crate::watches::{self, Seen, Watched};
 
 /// Reads of the store that fail in a row after which it is unfit.
@@ -231,6 +231,23 @@ impl HealthMonitor {
         }));
     }
 
+    /// Told by what changes, so that a monitor that was rebuilt does not tell it again.
+    fn look_at_integrity(&self) {
+        let Some(node) = self.shared.node() else { return };
+        let (found, vitals) = (node.integrity(), &self.shared.integrity);
+        if let Some(reason) = found.corruption {
+            self.say(vitals, Finding::failed(reason));
+        } else if let Some(reason) = found.rebuilding {
+            let told = format!("{reason}: the data are set aside, and this node is rebuilt from its peers");
+            if vitals.set(Health::Degraded, Some(told.clone())) {
+                self.shared.events.push(vitals.id, EventKind::Quarantined, told);
+            }
+        } else if vitals.set(Health::Healthy, None) {
+            let told = "a full member again, with data from its peers".to_owned();
+            self.shared.events.push(vitals.id, EventKind::Rebuilt, told);
+        }
+    }
+
     fn look_at_figures(&mut self) {
         let shared = self.shared.clone();
         let status = shared.node().map(|node| node.status());
@@ -290,6 +307,7 @@ impl Handler<Tick> for HealthMonitor {
         self.probe_store(ctx);
         self.look_at_process(ctx);
         self.look_at_figures();
+        self.look_at_integrity();
         self.report = Arc::new(shared.report());
     }
 }

@@ -34,8 +34,53 @@ pub struct Joined {
     pub id: u64,
 }
 
+/// Whom to ask, and for what.
+#[derive(Debug)]
+pub struct Target {
+    members: Vec<String>,
+    /// No other may be joined.
+    cluster_id: Option<String>,
+}
+
+impl Target {
+    /// The cluster that the members are of, whichever it is.
+    pub fn any(members: Vec<String>) -> Self {
+        Target { members, cluster_id: None }
+    }
+
+    /// This cluster alone, if the members are still of it.
+    pub fn cluster(members: Vec<String>, cluster_id: String) -> Self {
+        Target { members, cluster_id: Some(cluster_id) }
+    }
+
+    /// Asks the member who it is before it lets anybody in; in words, when it is of another cluster.
+    async fn check(&self, member: &str) -> Result<(), String> {
+        let Some(wanted) = &self.cluster_id else { return Ok(()) };
+        let Status { cluster } = get(member, "/status").await?;
+        Self::accepts(wanted, &cluster.id)
+    }
+
+    fn accepts(wanted: &str, found: &str) -> Result<(), String> {
+        match wanted == found {
+            true => Ok(()),
+            false => Err(format!("it is of cluster \"{found}\", not of {wanted}")),
+        }
+    }
+}
+
+/// The part of `GET /status` that names the cluster.
+#[derive(Deserialize)]
+struct Status {
+    cluster: ClusterId,
+}
+
+#[derive(Deserialize)]
+struct ClusterId {
+    id: String,
+}
+
 /// Asks each member in turn, again and again with back-off, until one lets this node in.
-pub async fn join_cluster(members: &[String], request: &JoinRequest) -> Joined {
+pub async fn join_cluster(target: &Target, request: &JoinRequest) -> Joined {
     let body = serde_json::to_vec(&Body {
         id: &request.name,
         addr: &request.addr.raft,
@@ -47,8 +92,8 @@ pub async fn join_cluster(members: &[String], request: &JoinRequest) -> Joined {
     let (mut wait_ms, longest_ms) = BACKOFF_MS;
     let mut said = String::new();
     loop {
-        for member in members {
-            let asked = timeout(Duration::from_millis(ANSWER_MS_MAX), ask(member, &body)).await;
+        for member in &target.members {
+            let asked = timeout(Duration::from_millis(ANSWER_MS_MAX), ask(target, member, &body)).await;
             let reason = match asked {
                 Ok(Ok(joined)) => return joined,
                 Ok(Err(reason)) => reason,
@@ -74,8 +119,12 @@ pub(crate) async fn get<T: DeserializeOwned>(node: &str, path: &str) -> Result<T
     parse(&answer?)
 }
 
-async fn ask(member: &str, body: &[u8]) -> Result<Joined, String> {
-    parse(&exchange(member, "POST /join", body).await?)
+async fn ask(target: &Target, member: &str, body: &[u8]) -> Result<Joined, String> {
+    target.check(member).await?;
+    let joined: Joined = parse(&exchange(member, "POST /join", body).await?)?;
+    // Another node may listen there by now.
+    target.cluster_id.as_ref().map_or(Ok(()), |wanted| Target::accepts(wanted, &joined.cluster_id))?;
+    Ok(joined)
 }
 
 /// One request on a connection of its own, and the whole answer.

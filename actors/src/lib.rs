@@ -61,4 +61,5 @@ pub use vaultdb_consensus::api::{
     TransferStatus, TransferTotals,
 };
 pub use vaultdb_consensus::stages::{Stage, Stages, WriteTimes};
+pub use vaultdb_consensus::IntegrityStatus;
 pub use vaultdb_storage::{CacheStats, EntryFate, LogId, StoreStats};

@@ -12,6 +12,7 @@ use vaultdb_consensus::api::{
     ClusterStatus, Committed, JoinReply, JoinRequest, Leadership, MemberOrder, MemberReply, ProposeError,
 };
 use vaultdb_consensus::stages::Stages;
+use vaultdb_consensus::IntegrityStatus;
 use vaultdb_kv::{
     AdminError, Command, Freshness, Key, NodeId, Page, PageRequest, ReadError, Revision, Versioned,
 };
@@ -139,4 +140,7 @@ pub trait Node: Send + Sync + 'static {
     fn store_stats(&self) -> StoreStats;
     /// From memory.
     fn standstill(&self) -> Standstill;
+    fn integrity(&self) -> IntegrityStatus {
+        IntegrityStatus::default()
+    }
 }

@@ -47,6 +47,7 @@ pub(crate) struct Shared {
     pub wal: Arc<Vitals>,
     pub process: Arc<Vitals>,
     pub clock: Arc<Vitals>,
+    pub integrity: Arc<Vitals>,
     pub events: EventRing,
     pub faults: FaultBoard,
     pub witness: Witness,
@@ -79,6 +80,7 @@ impl Shared {
             wal: Vitals::new(ComponentId::Wal, Health::Failed, starting()),
             process: Vitals::new(ComponentId::Process, Health::Healthy, None),
             clock: Vitals::new(ComponentId::Clock, Health::Healthy, None),
+            integrity: Vitals::new(ComponentId::Integrity, Health::Healthy, None),
             events: EventRing::default(),
             faults,
             witness: Witness::default(),
@@ -123,6 +125,7 @@ impl Shared {
             health_of(&[&self.wal]),
             health_of(&[&self.process]),
             health_of(&[&self.clock]),
+            health_of(&[&self.integrity]),
         ];
         components.extend(self.options.space.iter().map(|_| health_of(&[&self.disk])));
         let state = components.iter().map(|component| component.state).max().unwrap_or(Health::Failed);

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use vaultdb_consensus::api::ClusterStatus;
 use vaultdb_consensus::stages::WriteTimes;
+use vaultdb_consensus::IntegrityStatus;
+use vaultdb_kv::Health;
 use vaultdb_kv::{Health, Measured};
 
 use crate::port::StoreStats;
@@ -32,6 +34,8 @@ pub struct NodeStatus {
     pub replication: Option<ReplicationStatus>,
     /// `None` until consensus is up.
     pub write_times: Option<WriteTimes>,
+    /// `None` until consensus is up.
+    pub integrity: Option<IntegrityStatus>,
     pub health: HealthReport,
     /// The room on the data directory's filesystem; `None` where nobody measures it.
     pub disk: Option<Measured>,
@@ -133,6 +137,10 @@ pub enum EventKind {
     LeaderChanged,
     PeerUnreachable,
     PeerBack,
+    /// Data found corrupt were set aside.
+    Quarantined,
+    /// The node is a full member again, with data from its peers.
+    Rebuilt,
 }
 
 impl EventKind {
@@ -154,6 +162,8 @@ impl EventKind {
             EventKind::LeaderChanged => "leader_changed",
             EventKind::PeerUnreachable => "peer_unreachable",
             EventKind::PeerBack => "peer_back",
+            EventKind::Quarantined => "quarantined",
+            EventKind::Rebuilt => "rebuilt",
         }
     }
 }

@@ -94,6 +94,16 @@ pub struct Config {
     /// while a quorum, and at least three voters, stay.
     pub dead_member_timeout_ms: u64,
 
+    // --- damage ---
+    /// Data found corrupt are set aside, and the node is rebuilt from its peers under a new id; off, it refuses to
+    /// start.
+    pub rebuild_after_corruption: bool,
+    /// Time between the ends and beginnings of two verifications of everything at rest, in milliseconds; 0 verifies
+    /// nothing that nobody reads. The first one begins soon after the start.
+    pub scrub_interval_ms: u64,
+    /// Bytes that a verification reads in a second.
+    pub scrub_bytes_per_second_max: u64,
+
     // --- the Raft log ---
     /// Size of one file of the log, in bytes. Files are filled with zeros ahead of time and deleted whole.
     pub wal_segment_bytes: u64,
@@ -206,6 +216,9 @@ impl Default for Config {
             promotion_trailing_entries_max: 4_096,
             promotion_stable_ms_min: 500,
             dead_member_timeout_ms: 0,
+            rebuild_after_corruption: true,
+            scrub_interval_ms: 24 * 60 * 60 * 1000,
+            scrub_bytes_per_second_max: 16 * MIB,
             wal_segment_bytes: 16 * MIB,
             wal_cache_bytes: 8 * MIB,
             cache_bytes: 64 * MIB,

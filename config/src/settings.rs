@@ -27,6 +27,8 @@ const DEAD_MEMBER_TIMEOUT_MS_LARGEST: u64 = 30 * 24 * 60 * MINUTE_MS;
 
 /// A day: what differs is served for as long.
 const CONSISTENCY_CHECK_INTERVAL_MS_LARGEST: u64 = 24 * 60 * MINUTE_MS;
+/// A year: longer is never.
+const SCRUB_INTERVAL_MS_LARGEST: u64 = 366 * 24 * 60 * MINUTE_MS;
 
 pub(crate) struct Setting {
     pub(crate) key: &'static str,
@@ -96,6 +98,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     within!(number, promotion_trailing_entries_max, 0..=1_000_000_000),
     within!(millis, promotion_stable_ms_min, 0..=10 * MINUTE_MS),
     within!(millis, dead_member_timeout_ms, 0..=DEAD_MEMBER_TIMEOUT_MS_LARGEST),
+    row!(rebuild_after_corruption, raw => raw.boolean()?),
+    within!(millis, scrub_interval_ms, 0..=SCRUB_INTERVAL_MS_LARGEST),
+    within!(bytes, scrub_bytes_per_second_max, 64 * KIB..=1024 * GIB),
     within!(bytes, wal_segment_bytes, 64 * KIB..=GIB),
     within!(bytes, wal_cache_bytes, 64 * KIB..=64 * GIB),
     within!(bytes, cache_bytes, 0..=1024 * GIB),

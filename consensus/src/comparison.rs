@@ -91,10 +91,3 @@ async fn leave(core: &Arc<Core>, index: u64) {
     }
     core.quarantine(&reason);
 }
-
-impl Core {
-    /// Gives this node's data up: the process is to end.
-    pub fn quarantine(&self, reason: &str) {
-        self.fatal.send_replace(Some(reason.to_owned()));
-    }
-}

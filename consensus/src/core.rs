@@ -1,9 +1,10 @@
 //! What the parts of a running node share: the Raft handle, the store, the links, and the views that
 //! are kept of them.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use openraft::async_runtime::WatchReceiver;
@@ -11,7 +12,7 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::ReadPolicy;
 use tokio::sync::{watch, Mutex, Semaphore};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 use vaultdb_kv::{failpoint, Command, NodeId, Room};
 use vaultdb_storage::StateMachine;
 
@@ -21,8 +22,10 @@ use crate::campaign::ElectionClock;
 use crate::contacts::Contacts;
 use crate::formation::Founder;
 use crate::identity::Member;
+use crate::integrity::Integrity;
 use crate::network::{Lane, Links};
 use crate::node::Timing;
+use crate::quarantine;
 use crate::snapshot::receive::Reception;
 use crate::snapshot::transfers::Transfers;
 use crate::stages::Stages;
@@ -31,8 +34,13 @@ use crate::types::{log_id, Raft, SharedCommand};
 use crate::watchdog::LogProgress;
 use crate::wire::{Proof, Request, Response};
 
+/// Longest wait for the mark of a node that must end. Without it the damage is found again.
+const MARK_MAX: Duration = Duration::from_secs(2);
+
 pub struct Core {
     pub me: Member,
+    /// `None` when everything is in memory.
+    pub data_dir: Option<PathBuf>,
     /// Who formed the cluster together with this node; empty where it made it alone or joined it.
     pub founders: Vec<Founder>,
     pub raft: Raft,
@@ -47,6 +55,7 @@ pub struct Core {
     pub election_clock: ElectionClock,
     /// Index of the last applied entry, whose effect is readable.
     pub applied: watch::Receiver<u64>,
+    pub integrity: Arc<Integrity>,
     pub stages: Arc<Stages>,
     /// Whether this node has room for more data.
     pub room: Arc<Room>,
@@ -84,6 +93,29 @@ pub struct Core {
 impl Core {
     pub fn leadership(&self) -> Arc<Leadership> {
         self.leadership.borrow().clone()
+    }
+
+    /// Gives this node's data up: nothing is answered from them any more, they are marked, and the process ends with
+    /// 70. The next start sets them aside and rebuilds the node from its peers, see [`crate::quarantine`]. From any
+    /// thread; returns at once.
+    pub fn quarantine(&self, reason: &str) {
+        self.store.condemn(reason);
+    }
+
+    /// Marks the data if they were found corrupt, before the process ends.
+    pub async fn mark_corruption(&self) -> Option<String> {
+        let reason = self.store.corruption()?;
+        if let Some(dir) = self.data_dir.clone() {
+            let text = reason.clone();
+            let marked = tokio::task::spawn_blocking(move || quarantine::mark(&dir, &text));
+            match timeout(MARK_MAX, marked).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(e))) => log::error!("{e}"),
+                Ok(Err(e)) => log::error!("marking the data as corrupt: {e}"),
+                Err(_) => log::error!("marking the data as corrupt takes longer than {MARK_MAX:?}"),
+            }
+        }
+        Some(reason)
     }
 
     /// Proposes on this node; each answer comes once its command is applied here.

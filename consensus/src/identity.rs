@@ -3,14 +3,15 @@
 //! A node id is allotted by the cluster and never reused. A data directory draws an `instance` when it
 //! is made; a node that lost its disk comes with a new one, and so gets a new id under its old name.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vaultdb_kv::{MemberAddr, NodeId};
+use vaultdb_storage::StorageError;
 
 use crate::formation::{Founder, Plan};
+use crate::sealed::{self, SealedError};
 
 const FILE: &str = "identity.json";
 
@@ -47,6 +48,8 @@ pub struct Identity {
 pub enum IdentityError {
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    NotSaved(#[from] StorageError),
     #[error("{path} is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
     #[error("the data directory belongs to node \"{found}\", not to \"{asked}\"")]
@@ -108,13 +111,12 @@ impl Identity {
     /// When the file cannot be read, is damaged, or names another node.
     pub fn load(data_dir: &Path, name: &str) -> Result<Option<Self>, IdentityError> {
         let path = data_dir.join(FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(IdentityError::Io { path, source }),
+        let identity: Identity = match sealed::load(data_dir, FILE) {
+            Ok(Some(identity)) => identity,
+            Ok(None) => return Ok(None),
+            Err(SealedError::Io(source)) => return Err(IdentityError::Io { path, source }),
+            Err(SealedError::Damaged(reason)) => return Err(IdentityError::Damaged { path, reason }),
         };
-        let identity: Identity = serde_json::from_slice(&bytes)
-            .map_err(|e| IdentityError::Damaged { path: path.clone(), reason: e.to_string() })?;
         if identity.cluster_id.is_some() != identity.node_id.is_some() {
             let reason = "it has only one of cluster_id and node_id".to_owned();
             return Err(IdentityError::Damaged { path, reason });
@@ -130,17 +132,7 @@ impl Identity {
     /// # Errors
     /// When any step of it fails.
     pub fn save(&self, data_dir: &Path) -> Result<(), IdentityError> {
-        let path = data_dir.join(FILE);
-        let write = || -> io::Result<()> {
-            let tmp = data_dir.join("identity.json.tmp");
-            let mut file = File::create(&tmp)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            fs::rename(&tmp, &path)?;
-            File::open(data_dir)?.sync_all()
-        };
-        write().map_err(|source| IdentityError::Io { path: path.clone(), source })
+        Ok(sealed::save(data_dir, FILE, self)?)
     }
 }
 
@@ -149,6 +141,8 @@ pub const FIRST_NODE_ID: NodeId = 1;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// An identity survives a restart, and a damaged or foreign one is refused, never replaced.

@@ -15,7 +15,7 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 use vaultdb_kv::failpoint;
 use vaultdb_storage::log::LogStore;
-use vaultdb_storage::LogId;
+use vaultdb_storage::{LogId, StateMachine};
 
 use crate::codec::LogPayload;
 use crate::stages::{Stage, Stages};
@@ -31,11 +31,18 @@ pub struct LogAdapter {
     log: Arc<dyn LogStore<LogPayload>>,
     stages: Arc<Stages>,
     progress: Arc<LogProgress>,
+    /// Whose data must not be used once an entry is not what was written.
+    store: Option<Arc<StateMachine>>,
 }
 
 impl LogAdapter {
     pub fn new(log: Arc<dyn LogStore<LogPayload>>, stages: Arc<Stages>) -> Self {
-        Self { log, stages, progress: Arc::default() }
+        Self { log, stages, progress: Arc::default(), store: None }
+    }
+
+    /// Condemns the whole node's data when the log is found damaged.
+    pub fn condemning(self, store: Arc<StateMachine>) -> Self {
+        Self { store: Some(store), ..self }
     }
 
     /// What the watchdog looks at.
@@ -44,11 +51,16 @@ impl LogAdapter {
     }
 
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let entries = self.log.read(range, bytes_max)?;
-        entries
-            .into_iter()
-            .map(|(id, payload)| Ok(Entry::new(raft_log_id(id), payload.try_into()?)))
-            .collect()
+        let read = self.log.read(range, bytes_max).and_then(|entries| {
+            let entry =
+                |(id, payload): (LogId, LogPayload)| Ok(Entry::new(raft_log_id(id), payload.try_into()?));
+            entries.into_iter().map(entry).collect()
+        });
+        read.inspect_err(|error: &io::Error| {
+            if let (io::ErrorKind::InvalidData, Some(store)) = (error.kind(), &self.store) {
+                store.condemn(&format!("the Raft log: {error}"));
+            }
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 //! heartbeats never wait behind HTTP. Everything else talks to it through this handle.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -31,6 +31,7 @@ use crate::core::{marked, shared, Core};
 use crate::formation::Founder;
 use crate::founding::register_early;
 use crate::identity::Member;
+use crate::integrity::{IntegrityStatus, ScrubOptions};
 use crate::log_store::LogAdapter;
 use crate::network::{Links, Network};
 use crate::pace::watch_pace;
@@ -46,7 +47,7 @@ use crate::transport::{Accept, Dial};
 use crate::types::{PeerNode, Raft};
 use crate::watchdog::watch_disk;
 use crate::wire::{Request, Response};
-use crate::{announce, server, status, upkeep};
+use crate::{announce, integrity, members, quarantine, server, status, upkeep};
 
 /// Longest time that handing leadership over may take at shutdown.
 const HAND_OVER_MS_MAX: u64 = 2_000;
@@ -99,6 +100,7 @@ pub struct RaftOptions {
     pub autopilot: Autopilot,
     /// Time between two comparisons of this node's state with the others', in milliseconds; 0: never.
     pub consistency_check_interval_ms: u64,
+    pub scrub: ScrubOptions,
 }
 
 /// Raft's timeouts, in milliseconds.
@@ -131,6 +133,9 @@ pub enum StartError {
     Storage(#[from] StorageError),
     #[error("the data directory belongs to a member of a cluster, but {} is missing or empty", .0.display())]
     LogMissing(PathBuf),
+    /// Found after the stores were open: they are, perhaps, still.
+    #[error("{0}")]
+    Corrupt(String),
     #[error("consensus: {0}")]
     Raft(String),
     #[error("consensus thread: {0}")]
@@ -341,6 +346,16 @@ impl Consensus {
         self.core.runtime.spawn(work).await.map_err(|_| AdminError::Unavailable)?
     }
 
+    /// What is known of this node's data. From memory.
+    pub fn integrity(&self) -> IntegrityStatus {
+        self.core.integrity.status(&self.core.store)
+    }
+
+    /// See [`Core::quarantine`].
+    pub fn quarantine(&self, reason: &str) {
+        self.core.quarantine(reason);
+    }
+
     pub fn status(&self) -> ClusterStatus {
         self.core.status()
     }
@@ -423,6 +438,17 @@ fn name_peers(core: &Core) {
     });
 }
 
+/// Why openraft did not start: it reads the log, which may be found damaged only then.
+fn start_error(data_dir: Option<&Path>, store: &StateMachine, reason: &str) -> StartError {
+    let (Some(dir), Some(corruption)) = (data_dir, store.corruption()) else {
+        return StartError::Raft(reason.to_owned());
+    };
+    match quarantine::mark(dir, &corruption) {
+        Ok(()) => StartError::Corrupt(corruption),
+        Err(e) => StartError::Corrupt(format!("{corruption}; {e}")),
+    }
+}
+
 async fn start_core(
     config: ConsensusConfig,
     stores: Stores,
@@ -449,12 +475,13 @@ async fn start_core(
     let free_to_vote = stores.log.vote().map_or(begun, |_| begun + config.raft.timing.vote_pause());
     let machine = StateMachineAdapter::new(stores.store.clone(), Arc::new(applied_tx), stages.clone())
         .resuming(stores.log.clone(), transfers.clone());
-    let log = LogAdapter::new(stores.log.clone(), stages.clone());
+    let log = LogAdapter::new(stores.log.clone(), stages.clone()).condemning(stores.store.clone());
     let log_progress = log.progress();
     let id = config.me.id;
-    let raft = Raft::new(id, raft_config, Network(links.clone()), log, machine)
-        .await
-        .map_err(|e| StartError::Raft(e.to_string()))?;
+    let raft = match Raft::new(id, raft_config, Network(links.clone()), log, machine).await {
+        Ok(raft) => raft,
+        Err(e) => return Err(start_error(config.data_dir.as_deref(), &stores.store, &e.to_string())),
+    };
     if config.bootstrap && !raft.is_initialized().await.map_err(|e| StartError::Raft(e.to_string()))? {
         raft.initialize(first_voters(&config.me, &config.founders))
             .await
@@ -464,6 +491,7 @@ async fn start_core(
     listener.start().map_err(StartError::Thread)?;
     let core = Arc::new(Core {
         me: config.me,
+        data_dir: config.data_dir.clone(),
         founders: config.founders,
         leadership: watch::channel(Arc::new(status::leadership(&raft, id))).0,
         raft,
@@ -474,6 +502,7 @@ async fn start_core(
         reception: Reception::default(),
         election_clock: ElectionClock::new(begun, &config.raft.timing),
         applied,
+        integrity: Arc::default(),
         stages,
         room: config.room,
         agreement: Agreement::default(),
@@ -497,6 +526,7 @@ async fn start_core(
     tokio::spawn(status::watch_leadership(core.clone()));
     tokio::spawn(status::ping_peers(core.clone()));
     tokio::spawn(core.clone().tend_membership());
+    tokio::spawn(integrity::scrub(core.clone(), stores.log.clone(), config.raft.scrub));
     tokio::spawn(upkeep::keep_log_short(core.clone(), stores.log, config.raft));
     tokio::spawn(announce::keep_in_touch(core.clone()));
     tokio::spawn(watch_disk(core.clone(), log_progress));
@@ -504,6 +534,10 @@ async fn start_core(
     tokio::spawn(compare_replicas(core.clone(), config.raft.consistency_check_interval_ms));
     tokio::spawn(register_early(core.clone()));
     tokio::spawn(campaign(core.clone(), config.founding));
+    if let Some(data_dir) = config.data_dir {
+        tokio::spawn(integrity::watch_rebuild(core.clone(), data_dir.clone()));
+        tokio::spawn(members::keep(core.clone(), data_dir));
+    }
     let reads = ReadBarrier::spawn(core.clone(), config.share_reads);
     Ok((core, reads))
 }

@@ -15,6 +15,7 @@ use crate::codec::{self, LogPayload};
 use crate::identity::Identity;
 use crate::log_store::READ_BYTES_MAX;
 use crate::offline::{durably, OfflineError};
+use crate::quarantine::{self, Phase};
 use crate::stores::wal_dir;
 use crate::types::{PeerNode, SharedCommand, WireMembership};
 
@@ -65,6 +66,11 @@ impl Survivor {
             return Err(refused("its node has never joined a cluster".into()));
         };
         check_present(data_dir)?;
+        if let Some((Phase::Found | Phase::Moving | Phase::Joining, reason)) =
+            quarantine::found(data_dir).map_err(|e| refused(e.to_string()))?
+        {
+            return Err(refused(format!("{reason}: remove quarantine.json to take the data as they are")));
+        }
         let log = DiskLog::<LogPayload>::open(&wal_dir(data_dir), log)?;
         let store = StateMachine::open(data_dir, store)?;
         let applied = store.applied().log_id;

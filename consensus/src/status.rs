@@ -38,14 +38,20 @@ pub async fn watch_leadership(core: Arc<Core>) {
             changed
         });
         let stopped = core.raft.metrics().borrow_watched().running_state.clone().err();
-        if let Some(reason) = stopped {
-            core.fatal.send_replace(Some(reason.to_string()));
+        // First: what openraft says of an answer that the store refused tells less.
+        let reason = match core.mark_corruption().await {
+            Some(reason) => Some(reason),
+            None => stopped.map(|reason| reason.to_string()),
+        };
+        if let Some(reason) = reason {
+            core.fatal.send_replace(Some(reason));
             return;
         }
         // The full metrics change with each write: looking now and then is cheaper than each wake.
         let changed = timeout(Duration::from_millis(FATAL_CHECK_MS), metrics.changed()).await;
         if let Ok(Err(_)) = changed {
-            core.fatal.send_replace(Some("consensus stopped".into()));
+            let corrupt = core.mark_corruption().await;
+            core.fatal.send_replace(corrupt.or_else(|| Some("consensus stopped".into())));
             return;
         }
     }

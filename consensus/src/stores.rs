@@ -48,9 +48,22 @@ impl Stores {
         }
         let log: Arc<dyn LogStore<LogPayload>> = Arc::new(DiskLog::open(&wal, log)?);
         let store = Arc::new(StateMachine::open(dir, store)?);
+        check_reach(&*log, &store)?;
         renew_snapshot(&*log, &store)?;
         Ok(Stores { log, store })
     }
+}
+
+/// The log is purged only up to what the state durably holds: a state that ends before has lost something.
+fn check_reach(log: &dyn LogStore<LogPayload>, store: &StateMachine) -> Result<(), StorageError> {
+    let (purged, applied) = (log.bounds().purged, store.applied().log_id);
+    if applied < purged {
+        return Err(StorageError::Corrupt {
+            what: "the state under rocksdb/".into(),
+            reason: format!("it ends at {applied:?}, but the log begins after {purged:?}"),
+        });
+    }
+    Ok(())
 }
 
 /// Makes sure that a snapshot reaches as far as the log is, or is about to be, purged.

@@ -13,14 +13,21 @@ use parking_lot::RwLock;
 
 use crate::error::StorageError;
 
-pub(crate) fn sync(path: &Path) -> Result<(), StorageError> {
+/// Makes what is in a file, or which names are in a directory, durable.
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn sync(path: &Path) -> Result<(), StorageError> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(StorageError::io(format!("cannot sync {}", path.display())))
 }
 
 /// Makes `dir` and what leads to it, durably.
-pub(crate) fn create_dir(dir: &Path) -> Result<(), StorageError> {
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn create_dir(dir: &Path) -> Result<(), StorageError> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -33,7 +40,10 @@ pub(crate) fn create_dir(dir: &Path) -> Result<(), StorageError> {
 }
 
 /// Replaces `dir/name` as a whole: a reader finds the old content or the new, at any kill.
-pub(crate) fn write_atomic(dir: &Path, name: &str, content: &[u8]) -> Result<(), StorageError> {
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn write_atomic(dir: &Path, name: &str, content: &[u8]) -> Result<(), StorageError> {
     let path = dir.join(name);
     let temporary = dir.join(format!("{name}.tmp"));
     let context = || StorageError::io(format!("cannot write {}", path.display()));

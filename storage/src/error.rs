@@ -59,7 +59,9 @@ impl StorageError {
 impl From<rocksdb::Error> for StorageError {
     fn from(error: rocksdb::Error) -> Self {
         match error.kind() {
-            rocksdb::ErrorKind::Corruption => StorageError::corrupt("the RocksDB data", error),
+            rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::NotSupported => {
+                StorageError::corrupt("the RocksDB data", error)
+            }
             _ => StorageError::Rocks(error),
         }
     }

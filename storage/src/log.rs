@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use vaultdb_kv::Histogram;
 
+use crate::error::StorageError;
+use crate::scrub::Pace;
 use crate::types::{LogId, Vote};
 
 /// Called when an operation is durable, or has failed or been refused. Runs on the log's own thread or the
@@ -65,6 +67,15 @@ pub trait LogStore<P: Payload>: Send + Sync + 'static {
     fn first_within(&self, bytes_max: u64) -> u64 {
         let _ = bytes_max;
         0
+    }
+
+    /// Reads what is not written to any more and compares it with its checksums. Tells whether it came to the end.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`], [`StorageError::Io`].
+    fn scrub(&self, pace: Pace<'_>) -> Result<bool, StorageError> {
+        let _ = pace;
+        Ok(true)
     }
 
     /// How long the syncs of the log took; `None` when there are none.

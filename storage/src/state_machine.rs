@@ -27,6 +27,7 @@ use crate::error::StorageError;
 use crate::gauges::Gauges;
 use crate::options::StoreOptions;
 use crate::run;
+use crate::scrub::{self, Pace};
 use crate::snapshot::receiver::SnapshotReceiver;
 use crate::snapshot::shelf::{self, Shelf};
 use crate::snapshot::{Snapshot, SnapshotFile, SnapshotMeta, Source, MEMORY_FILE};
@@ -65,6 +66,8 @@ pub(crate) struct Core {
     revision: AtomicU64,
     checkpoints: Mutex<Checkpoints>,
     poison: OnceLock<String>,
+    /// What was found that is not what was written, here or by others.
+    corruption: OnceLock<String>,
 }
 
 enum Home {
@@ -119,6 +122,7 @@ impl StateMachine {
             checkpoints: Mutex::new(Checkpoints::starting(meta.applied.log_id, meta.chain)),
             applying: Mutex::new(meta),
             poison: OnceLock::new(),
+            corruption: OnceLock::new(),
         });
         let gauges = Gauges::start(&core)?;
         Ok(Self { core, home, gauges, snapshotting: Mutex::new(()) })
@@ -236,7 +240,7 @@ impl StateMachine {
         };
         // After the token: an engine that was replaced before it is not the one read here.
         let engine = self.core.engine();
-        let answer = read(&*engine, key)?;
+        let answer = read(&*engine, key).map_err(|error| self.core.fail_read(error))?;
         if let Lookup::Ready(Some(found)) = &answer {
             self.core.cache.complete_fill(token, key, found);
         }
@@ -262,6 +266,17 @@ impl StateMachine {
                 Ok(View::in_memory(data, &applied, core))
             }
         }
+    }
+
+    /// What was found corrupt, if anything was: the data must not be used again.
+    pub fn corruption(&self) -> Option<String> {
+        self.core.corruption.get().cloned()
+    }
+
+    /// Something of this node is not what was written, so nothing is answered from its data any more.
+    pub fn condemn(&self, reason: &str) {
+        // What it answers is what it was told.
+        let _ = self.core.fail(StorageError::corrupt("this node's data", reason));
     }
 
     /// The latest registration of a node name.
@@ -349,6 +364,35 @@ impl StateMachine {
             Home::Disk { shelf, .. } => shelf.current(),
             Home::Memory { current } => current.lock().clone(),
         }
+    }
+
+    /// Reads all that is on disk and compares it with its checksums, as fast as `pace` lets it. Tells whether it came
+    /// to the end.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`]: the store is then condemned. [`StorageError::Rocks`], [`StorageError::Io`].
+    pub fn scrub(&self, pace: Pace<'_>) -> Result<bool, StorageError> {
+        self.core.check()?;
+        let (Home::Disk { generations, number, shelf, settings }, EngineHandle::Rocks(engine)) =
+            (&self.home, self.core.engine())
+        else {
+            return Ok(true);
+        };
+        let mut all = || {
+            {
+                // No other generation comes into force meanwhile.
+                let _one_at_a_time = self.snapshotting.lock();
+                generations.check_pointer(number.load(Ordering::Acquire))?;
+            }
+            if let Some(current) = shelf.current() {
+                if !scrub::snapshot(&current, pace)? {
+                    return Ok(false);
+                }
+            }
+            let link = shelf.scratch();
+            scrub::database(&engine, settings, &link.path(), pace)
+        };
+        all().map_err(|error| self.core.fail_read(error))
     }
 
     /// Begins to take a snapshot from another node. Goes on where an interrupted reception stopped, see
@@ -475,10 +519,21 @@ impl Core {
         }
     }
 
+    /// A read that failed may be tried again, but not where what is read is not what was written.
+    pub(crate) fn fail_read(&self, error: StorageError) -> StorageError {
+        match error {
+            StorageError::Corrupt { .. } => self.fail(error),
+            other => other,
+        }
+    }
+
     /// Ends the use of the store, unless the error changed nothing.
     pub(crate) fn fail(&self, error: StorageError) -> StorageError {
         if !error.is_harmless() {
             log::error!("the store has failed: {error}");
+            if matches!(error, StorageError::Corrupt { .. }) {
+                self.corruption.get_or_init(|| error.to_string());
+            }
             // The first reason stays.
             self.poison.get_or_init(|| match &error {
                 StorageError::Poisoned { reason } => reason.clone(),

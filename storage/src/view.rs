@@ -97,14 +97,19 @@ impl View {
     /// [`StorageError::Corrupt`], [`StorageError::Rocks`]: nothing is left out of a page, so there is none.
     /// [`StorageError::Poisoned`] once the store has failed.
     pub fn page(&self, request: &PageRequest) -> Result<Page, StorageError> {
-        if let Some(core) = self.core.upgrade() {
+        let core = self.core.upgrade();
+        if let Some(core) = &core {
             core.check()?;
         }
         match &self.source {
             Source::Disk(orders) => {
                 let (answer, answered) = sync_channel(1);
                 orders.send(Order { request: request.clone(), answer }).map_err(|_| ended())?;
-                answered.recv().map_err(|_| ended())?
+                let page = answered.recv().map_err(|_| ended())?;
+                page.map_err(|error| match &core {
+                    Some(core) => core.fail_read(error),
+                    None => error,
+                })
             }
             Source::Memory(data) => Ok(page_of_map(data, request)),
         }

@@ -9,7 +9,9 @@ use vaultdb_kv::{Health, HistogramSnapshot, Measured, Role};
 use crate::app::Worker;
 use crate::backend::Backend;
 use crate::metrics::{Metrics, LATENCY_BOUNDS_US};
-use crate::model::{ClusterStatus, ComponentHealth, EventCount, NodeStatus, ReplicationStatus, WriteTimes};
+use crate::model::{
+    ClusterStatus, ComponentHealth, EventCount, IntegrityStatus, NodeStatus, ReplicationStatus, WriteTimes,
+};
 use crate::process::Process;
 use crate::reply::{Media, Reply};
 
@@ -30,6 +32,9 @@ impl<B: Backend> Worker<B> {
         }
         if let Some(times) = &status.write_times {
             write_times(&mut page, times);
+        }
+        if let Some(integrity) = &status.integrity {
+            write_integrity(&mut page, integrity);
         }
         write_components(&mut page, &status.health.components);
         write_events(&mut page, &self.backend.events().counts(), self.shared.admission.event_streams());
@@ -137,6 +142,23 @@ fn write_times(page: &mut Page, times: &WriteTimes) {
     let mut family = page.histogram("vaultdb_write_stage_duration_seconds", help);
     for (stage, times) in &times.stages {
         family.timed(&[("stage", stage.as_str())], times);
+    }
+}
+
+fn write_integrity(page: &mut Page, integrity: &IntegrityStatus) {
+    page.counter("vaultdb_integrity_scrubbed_bytes_total", "Bytes at rest that were verified.")
+        .value(integrity.scrubbed_bytes);
+    page.counter(
+        "vaultdb_integrity_errors_total",
+        "Things found corrupt, the cause of a rebuild included, and verifications that failed.",
+    )
+    .value(integrity.errors);
+    if let Some(at_ms) = integrity.last_scrub_ms {
+        page.gauge(
+            "vaultdb_integrity_last_scrub_timestamp_seconds",
+            "Unix time at which all at rest was last verified.",
+        )
+        .value(Seconds(at_ms.saturating_mul(1_000)));
     }
 }
 

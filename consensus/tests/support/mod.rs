@@ -14,7 +14,9 @@ use pipes::Pipes;
 use tempfile::TempDir;
 use vaultdb_consensus::api::{Committed, JoinReply, JoinRequest, ProposeError};
 use vaultdb_consensus::identity::Identity;
-use vaultdb_consensus::{create_log, Autopilot, Consensus, ConsensusConfig, RaftOptions, Timing};
+use vaultdb_consensus::{
+    create_log, Autopilot, Consensus, ConsensusConfig, RaftOptions, ScrubOptions, Timing,
+};
 use vaultdb_kv::{Command, Consistency, Freshness, Key, MemberAddr, ReadError, Role, Room};
 
 /// How long a test waits for any one condition.
@@ -152,6 +154,7 @@ impl Cluster {
                 append_entries_max: 512,
                 autopilot: Autopilot { stable_ms_min: 100, ..Autopilot::default() },
                 consistency_check_interval_ms: self.plan.consistency_check_interval_ms,
+                scrub: ScrubOptions { interval_ms: 0, bytes_per_second_max: 1 << 30 },
             },
             store: Default::default(),
             faults: Default::default(),

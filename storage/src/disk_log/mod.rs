@@ -14,6 +14,7 @@ mod places;
 mod reader;
 pub(crate) mod record;
 pub(crate) mod recover;
+mod scrub;
 pub(crate) mod sector;
 mod segment;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use crate::error::StorageError;
 use crate::log::{LogBounds, LogStore, OnDurable, Payload};
 use crate::log_options::LogOptions;
 use crate::log_rules;
+use crate::scrub::Pace;
 use crate::types::{LogId, Vote};
 
 /// Entries that a read looks up at once, while nothing can be appended.
@@ -77,7 +79,15 @@ struct State<P> {
     queue: VecDeque<Queued<P>>,
     /// Grows whenever an entry may have been replaced by another one.
     truncations: u64,
+    active: Begun,
     closing: bool,
+}
+
+/// The newest segment that is written to, and how many of its sectors are durable and never written again.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    segment: u64,
+    sectors: u64,
 }
 
 /// Where a read goes on.
@@ -116,6 +126,7 @@ impl<P: Payload> DiskLog<P> {
                 places: found.places,
                 queue: VecDeque::new(),
                 truncations: 0,
+                active: Begun { segment: found.active.number, sectors: found.next_sector },
                 closing: false,
             }),
             work: Condvar::new(),
@@ -317,6 +328,15 @@ impl<P: Payload> LogStore<P> for DiskLog<P> {
     fn first_within(&self, bytes_max: u64) -> u64 {
         let segment_bytes = self.shared.options.segment_bytes as u64;
         self.shared.state.lock().places.first_within(bytes_max, segment_bytes)
+    }
+
+    fn scrub(&self, pace: Pace<'_>) -> Result<bool, StorageError> {
+        let (closed, active) = {
+            let state = self.shared.state.lock();
+            (state.places.closed(), state.active)
+        };
+        Ok(scrub::closed_segments(&*self.disk, &closed, pace)?
+            && scrub::begun_segment(&*self.disk, active, pace)?)
     }
 
     fn fsync_histogram(&self) -> Option<Arc<Histogram>> {

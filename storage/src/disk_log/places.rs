@@ -94,6 +94,12 @@ impl Places {
         0
     }
 
+    /// Numbers of the segments that nothing is written to any more.
+    pub(crate) fn closed(&self) -> Vec<u64> {
+        let all = self.segments.iter().map(|entries| entries.segment);
+        all.take(self.segments.len().saturating_sub(1)).collect()
+    }
+
     /// Adds the newest segment, unless it was added before.
     pub(crate) fn add_segment(&mut self, segment: u64) {
         if self.segments.back().is_some_and(|newest| newest.segment == segment) {

@@ -17,7 +17,7 @@ use super::record::{self, Facts, Record, STATE_BYTES};
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::segment::{self, Segment};
 use super::tail::Cached;
-use super::Shared;
+use super::{Begun, Shared};
 use crate::log::Payload;
 use crate::types::{LogId, Vote};
 
@@ -290,6 +290,7 @@ impl<P: Payload> Writer<P> {
         {
             let mut state = self.shared.state.lock();
             state.places.add_segment(self.active.number);
+            state.active = Begun { segment: self.active.number, sectors: self.next_sector };
             let mut offsets = self.offsets.drain(..);
             for moved in self.moved.drain(..) {
                 match moved {

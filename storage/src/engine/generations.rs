@@ -91,13 +91,24 @@ impl Generations {
         durable_fs::write_atomic(&self.dir, POINTER, format!("{number:06}\n").as_bytes())
     }
 
+    /// Whether the file still names the generation that is in force.
+    pub(crate) fn check_pointer(&self, number: u64) -> Result<(), StorageError> {
+        match self.read_pointer()? {
+            Some(found) if found == number => Ok(()),
+            found => {
+                let pointer = self.dir.join(POINTER).display().to_string();
+                Err(StorageError::corrupt(pointer, format!("it names {found:?}, in force is {number}")))
+            }
+        }
+    }
+
     pub(crate) fn path(&self, number: u64) -> PathBuf {
         self.dir.join(format!("{number:06}"))
     }
 
     fn read_pointer(&self) -> Result<Option<u64>, StorageError> {
         let path = self.dir.join(POINTER);
-        let content = match fs::read_to_string(&path) {
+        let content = match fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
             Ok(content) => content,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StorageError::io(format!("cannot read {}", path.display()))(error)),

@@ -30,7 +30,7 @@ pub(crate) const LAST_NODE_ID: &[u8] = &[0x00, b'n'];
 pub(crate) const REGISTRATION: &[u8] = &[0x00, b'r'];
 pub(crate) const TERM: &[u8] = &[0x00, b't'];
 
-const DATA: u8 = 0x01;
+pub(crate) const DATA: u8 = 0x01;
 /// Follows everything stored under [`DATA`].
 const AFTER_DATA: &[u8] = &[DATA + 1];
 const META_VERSION: u8 = 1;

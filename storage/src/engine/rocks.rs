@@ -19,6 +19,7 @@ use crate::chain::{self, Chain};
 use crate::durable_fs::{self, OwnedDir};
 use crate::error::StorageError;
 use crate::options::StoreOptions;
+use crate::scrub::PIECE_BYTES;
 use crate::state_machine::Lookup;
 use crate::types::{AppliedState, LogId};
 
@@ -32,6 +33,10 @@ const MEMTABLES_MAX: i32 = 3;
 const DIARY_FILES_MAX: usize = 2;
 const DIARY_BYTES_MAX: usize = 4 << 20;
 const BYTES_PER_SYNC: u64 = 1 << 20;
+/// For indexes alone while everything is read once.
+const SCRUB_CACHE_BYTES: usize = 4 << 20;
+/// How RocksDB tells of a file that is not there or has no usable name.
+const MISSING: [&str; 3] = ["No such file or directory", "Is a directory", "Not a directory"];
 
 /// What each generation of the data is opened with; the block cache is shared by them.
 #[derive(Clone)]
@@ -109,8 +114,38 @@ impl RocksEngine {
         Self::new(&settings.options(), dir)
     }
 
+    /// Reads all of a database that nobody has open from the disk. Tells whether it came to the end.
+    pub(crate) fn verify(
+        settings: &RocksSettings,
+        dir: &Path,
+        pace: crate::scrub::Pace<'_>,
+    ) -> Result<bool, StorageError> {
+        let alone =
+            RocksSettings { block_cache: Cache::new_lru_cache(SCRUB_CACHE_BYTES), ..settings.clone() };
+        let db = DB::open_for_read_only(&alone.options(), dir, false).map_err(|e| open_error(dir, e))?;
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_verify_checksums(true);
+        options.set_readahead_size(PIECE_BYTES);
+        let mut items = db.raw_iterator_opt(options);
+        items.seek_to_first();
+        let mut read = 0;
+        while let Some((key, stored)) = items.item() {
+            if key.first() == Some(&layout::DATA) {
+                layout::split_value(stored)?;
+            }
+            read += key.len() + stored.len();
+            if read >= PIECE_BYTES && !pace(std::mem::take(&mut read) as u64) {
+                return Ok(false);
+            }
+            items.next();
+        }
+        items.status()?;
+        Ok(pace(read as u64))
+    }
+
     fn new(options: &Options, dir: &Path) -> Result<Self, StorageError> {
-        let db = DB::open(options, dir)?;
+        let db = DB::open(options, dir).map_err(|e| open_error(dir, e))?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
         let mut memory_only = ReadOptions::default();
@@ -134,7 +169,7 @@ impl RocksEngine {
         let before = durable_fs::names(dir)?;
         let mut options = settings.options();
         options.set_skip_stats_update_on_db_open(true);
-        let db = DB::open_for_read_only(&options, dir, false)?;
+        let db = DB::open_for_read_only(&options, dir, false).map_err(|e| open_error(dir, e))?;
         let applied = load_applied(&db);
         drop(db);
         // RocksDB begins a diary even here; it is no part of the data.
@@ -274,6 +309,24 @@ impl RocksEngine {
             disk_bytes: durable_fs::names(&dir)?.iter().map(size).sum(),
             background_errors: self.property(properties::BACKGROUND_ERRORS)?,
         })
+    }
+}
+
+/// What a database that should be there cannot be opened for. A file that is missing or says what no version writes
+/// is damage; a lock that another process holds, or a disk that fails, is not.
+fn open_error(dir: &Path, error: rocksdb::Error) -> StorageError {
+    let text = error.to_string();
+    let damaged = match error.kind() {
+        ErrorKind::Corruption
+        | ErrorKind::NotFound
+        | ErrorKind::InvalidArgument
+        | ErrorKind::NotSupported => true,
+        ErrorKind::IOError => MISSING.iter().any(|missing| text.contains(missing)),
+        _ => false,
+    };
+    match damaged {
+        true => StorageError::corrupt(dir.display().to_string(), error),
+        false => StorageError::Rocks(error),
     }
 }
 

@@ -85,6 +85,11 @@ impl Shelf {
         self.current.lock().clone()
     }
 
+    /// A directory for a copy that nobody keeps; a restart removes what a kill leaves of it.
+    pub(crate) fn scratch(&self) -> OwnedDir {
+        OwnedDir::new(self.temporary(MAKING), false)
+    }
+
     /// Builds a snapshot of what `engine` holds and makes it current.
     pub(crate) fn build(&self, engine: &StagedEngine) -> Result<Snapshot, StorageError> {
         let making = OwnedDir::new(self.temporary(MAKING), false);

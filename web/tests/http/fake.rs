@@ -15,10 +15,10 @@ use vaultdb_kv::{
 };
 use vaultdb_web::model::{
     ActiveFault, AgreementStatus, CacheStats, CheckResult, ClusterStatus, ComponentHealth, Divergence,
-    EntryFate, EventRing, FaultOrder, FaultRefusal, HealthReport, JoinReply, JoinRequest, Leader, Leadership,
-    Listing, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo, NodeStatus,
-    RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats, TransferDirection,
-    TransferStatus, TransferTotals, View,
+    EntryFate, EventRing, FaultOrder, FaultRefusal, HealthReport, IntegrityStatus, JoinReply, JoinRequest,
+    Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo,
+    NodeStatus, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats,
+    TransferDirection, TransferStatus, TransferTotals, View,
 };
 use vaultdb_web::Backend;
 
@@ -343,6 +343,12 @@ impl Backend for Fake {
                 cache: CacheStats { entries: 1, bytes: 2, hits: 3, misses: 4 },
             },
             write_times: Some(stages.snapshot()),
+            integrity: Some(IntegrityStatus {
+                scrubbed_bytes: 5,
+                errors: 1,
+                last_scrub_ms: Some(1_500),
+                ..IntegrityStatus::default()
+            }),
             replication: Some(ReplicationStatus {
                 committed: 5,
                 failed: 6,

@@ -1,0 +1,226 @@
+//! A damaged file is found before it is served, and the node is rebuilt from its peers under a new id, without a
+//! human; the others answer every request meanwhile.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use support::{eventually, Cluster, Load, LoadPlan, Outcome, Plan};
+
+const REBUILT_LIMIT: Duration = Duration::from_secs(60);
+const LOAD_LIMIT: Duration = Duration::from_secs(30);
+const FLUSHED_LIMIT: Duration = Duration::from_secs(30);
+/// Exit code of a node that is to be started again.
+const UNFIT: i32 = 70;
+
+/// Snapshots and full segments soon, and everything verified each second.
+fn plan(nodes: usize) -> Plan {
+    let env = [
+        ("VAULTDB_SNAPSHOT_LOGS_SINCE_LAST", "200"),
+        ("VAULTDB_WAL_SEGMENT_BYTES", "256KiB"),
+        ("VAULTDB_WAL_CACHE_BYTES", "64KiB"),
+        ("VAULTDB_SCRUB_INTERVAL_MS", "1000"),
+    ];
+    Plan { env: env.map(|(name, value)| (name, value.to_owned())).to_vec(), ..Plan::nodes(nodes) }
+}
+
+/// Whether a file is of a kind: the end of its name, or what stands before its number.
+fn is_of(name: &str, kind: &str) -> bool {
+    name.ends_with(kind) || name.starts_with(&format!("{kind}-0"))
+}
+
+/// Files under `dir` of a kind, but for what was set aside and snapshots; sorted.
+fn files(dir: &Path, kind: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![dir.to_path_buf()];
+    while let Some(next) = todo.pop() {
+        // One that goes away meanwhile is none.
+        for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("quarantined") && !path.ends_with("snapshots") {
+                todo.push(path);
+            } else if is_of(&path.file_name().unwrap().to_string_lossy(), kind) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Flips a bit near the beginning of what a file holds, in place.
+fn flip(path: &Path, content: &[u8], used: usize) {
+    use std::os::unix::fs::FileExt;
+    let place = used / 8;
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[content[place] ^ 4], place as u64).unwrap();
+    println!("flipped a bit at byte {place} of {}", path.display());
+}
+
+/// Waits for a file of a kind, and flips a bit of the newest one that holds anything.
+fn flip_one(data: &Path, kind: &str) {
+    let found = eventually(&format!("{} has {kind}", data.display()), FLUSHED_LIMIT, || {
+        let newest = files(data, kind).into_iter().rev().find_map(|path| {
+            let content = fs::read(&path).ok()?;
+            // A segment of the log is zeros behind what was written.
+            let used = content.iter().rposition(|byte| *byte != 0)?;
+            Some((path, content, used))
+        });
+        newest.ok_or_else(|| "none".to_owned())
+    });
+    flip(&found.0, &found.1, found.2);
+}
+
+/// Starts the node again whenever it ends with 70, as a supervisor would, until it is a voter under a new id.
+fn supervise(cluster: &mut Cluster, victim: usize, old_id: u64, what: &str) -> u64 {
+    let name = cluster.nodes[victim].name.clone();
+    let others: Vec<usize> = (0..cluster.nodes.len()).filter(|i| *i != victim).collect();
+    eventually(&format!("{name} is rebuilt: {what}"), REBUILT_LIMIT, || {
+        if let Some(code) = cluster.nodes[victim].exited() {
+            assert_eq!(code, Some(UNFIT), "{what}:\n{}", cluster.nodes[victim].log_tail());
+        }
+        if !cluster.nodes[victim].runs() {
+            cluster.restart(victim);
+        }
+        let mut ids = vec![cluster.nodes[victim].status()?.id().ok_or("it has no id yet")?];
+        for i in &others {
+            let status = cluster.nodes[*i].status()?;
+            let member = status.member(&name).filter(|member| member.voter).ok_or("it is no voter yet")?;
+            if status.members().len() != cluster.nodes.len() {
+                return Err(format!("{:?}", status.members()));
+            }
+            ids.push(member.id);
+        }
+        match ids.iter().all(|id| *id == ids[0] && *id != old_id) {
+            true => Ok(ids[0]),
+            false => Err(format!("ids {ids:?}, before {old_id}")),
+        }
+    })
+}
+
+/// Waits until the node itself says that it is whole again.
+fn wait_healthy(cluster: &Cluster, victim: usize) {
+    eventually("integrity is healthy", REBUILT_LIMIT, || {
+        let status = cluster.nodes[victim].status()?;
+        let components = status.0.pointer("/health/components").and_then(|found| found.as_array()).cloned();
+        let found = components.into_iter().flatten().find(|component| component["name"] == "integrity");
+        match found {
+            Some(component) if component["state"] == "healthy" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
+/// A kind of file, and whether the node is stopped while it is damaged.
+const KINDS: [(&str, bool); 8] = [
+    ("identity.json", true),
+    (".seg", true),
+    (".seg", false),
+    (".sst", true),
+    (".sst", false),
+    ("MANIFEST", true),
+    ("CURRENT", true),
+    ("CURRENT-GENERATION", false),
+];
+
+/// For each kind of file: no request to the others fails, no acknowledged write is lost, and the node has them all.
+#[test]
+fn any_damaged_file_of_a_follower() {
+    let mut cluster = Cluster::start_plan(&plan(3));
+    let leader = cluster.leader();
+    let victim = (leader + 1) % 3;
+    let others: Vec<u16> = (0..3).filter(|i| *i != victim).map(|i| cluster.port(i)).collect();
+    let mut id = cluster.status(victim).id().unwrap();
+    for (round, (part, stopped)) in KINDS.into_iter().enumerate() {
+        let what = format!("{part}, {}", if stopped { "stopped" } else { "running" });
+        let load = Load::start(&others, &LoadPlan::new(&format!("r{round}"), 4));
+        load.wait_acked(400, LOAD_LIMIT);
+        let data = cluster.nodes[victim].data.clone();
+        if stopped {
+            cluster.kill9(victim);
+        }
+        flip_one(&data, part);
+        id = supervise(&mut cluster, victim, id, &what);
+        wait_healthy(&cluster, victim);
+        let history = load.stop();
+        println!("{what}: {}", history.summary());
+        let failed = history.count(|outcome| !matches!(outcome, Outcome::Acked { .. }));
+        assert_eq!(failed, 0, "{what}: others were disturbed: {}", history.summary());
+        cluster.wait_converged();
+        history.verify(&others);
+        history.verify_same(&cluster.ports());
+        assert!(data.join("quarantined").join("wal").is_dir(), "{what}: nothing was set aside");
+        // The limit of quarantines in an hour has tests of its own.
+        cluster.terminate(victim);
+        fs::remove_file(data.join("quarantine.json")).unwrap();
+        cluster.restart(victim);
+        cluster.wait_formed();
+    }
+}
+
+/// A node that dies after each single step of setting its data aside comes back all the same.
+#[test]
+fn killed_at_each_step_of_a_quarantine() {
+    let mut cluster = Cluster::start_plan(&plan(3));
+    let victim = (cluster.leader() + 1) % 3;
+    let id = cluster.status(victim).id().unwrap();
+    cluster.must_put(victim, "k", "v");
+    cluster.kill9(victim);
+    let data = cluster.nodes[victim].data.clone();
+    flip_one(&data, "identity.json");
+    cluster.nodes[victim].env.push(("VAULT_FAILPOINT", "quarantine-step:1".into()));
+    let mut deaths = 0;
+    while data.join("identity.json").exists() || !data.join("quarantined/identity.json").exists() {
+        cluster.restart(victim);
+        let code = eventually("the node dies", REBUILT_LIMIT, || {
+            cluster.nodes[victim].exited().ok_or_else(|| "it runs".to_owned())
+        });
+        assert_eq!(code, None, "ended by a signal, not by itself");
+        deaths += 1;
+    }
+    println!("died {deaths} times");
+    // The mark of the end, and each of the parts.
+    assert!(deaths >= 4, "{deaths}");
+    cluster.nodes[victim].env.retain(|(name, _)| *name != "VAULT_FAILPOINT");
+    supervise(&mut cluster, victim, id, "after its deaths");
+    wait_healthy(&cluster, victim);
+    assert_eq!(cluster.must_get(victim, "k").as_deref(), Some("v"));
+}
+
+/// The node never joins another cluster, and a node that is told not to rebuild moves nothing.
+#[test]
+fn refused_where_it_may_not() {
+    let mut cluster = Cluster::start_plan(&plan(3));
+    let victim = (cluster.leader() + 1) % 3;
+    let id = cluster.status(victim).id().unwrap();
+    cluster.kill9(victim);
+    let data = cluster.nodes[victim].data.clone();
+    flip_one(&data, "CURRENT-GENERATION");
+    cluster.nodes[victim].env.push(("VAULTDB_REBUILD_AFTER_CORRUPTION", "false".into()));
+    cluster.restart(victim);
+    let code = eventually("the node refuses", REBUILT_LIMIT, || {
+        cluster.nodes[victim].exited().ok_or_else(|| "it runs".to_owned())
+    });
+    assert_eq!(code, Some(UNFIT), "{}", cluster.nodes[victim].log_tail());
+    assert!(data.join("identity.json").exists() && !data.join("quarantined").exists());
+
+    // Another cluster lets everybody in who asks; this node does not ask.
+    let beside = Cluster::start_plan(&Plan { beside: true, ..Plan::nodes(1) });
+    cluster.nodes[victim].env.retain(|(name, _)| *name != "VAULTDB_REBUILD_AFTER_CORRUPTION");
+    let members = data.join("members.json");
+    fs::remove_file(&members).unwrap();
+    cluster.start_node(victim, Some(&beside.join_flag(0)));
+    eventually("the node says why it does not join", REBUILT_LIMIT, || {
+        let said = cluster.nodes[victim].log_text();
+        said.contains("it is of cluster").then_some(()).ok_or(said)
+    });
+    assert_eq!(beside.status(0).members().len(), 1);
+    cluster.kill9(victim);
+    let join = cluster.join_flag((victim + 1) % 3);
+    cluster.start_node(victim, Some(&join));
+    supervise(&mut cluster, victim, id, "through -join");
+}
