@@ -121,7 +121,7 @@ fn no_such_route() {
     let server = TestServer::start();
     for target in [
         "/nothing",
-        "/v1/faults",
+        "/v1/nothing",
         "/v1",
         "/status/",
         "/join/x",
