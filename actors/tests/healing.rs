@@ -100,6 +100,34 @@ async fn writes_pending_in_a_panic_are_answered_truthfully() {
     assert_eq!(bench.fake.commands_sent(), 1);
 }
 
+/// A hang that is healed answers as truthfully as a panic: what was handed over is done or unknown, what waited in the
+/// mailbox is done, unknown, or certainly in no log.
+#[actix::test]
+async fn writes_pending_in_a_healed_hang_are_answered_truthfully() {
+    let bench = Bench::start(impatient()).await;
+    let name = component_names::DISPATCHER;
+    bench.fake.close_gate();
+    let before = bench.restarts(name).await;
+    let sent = bench.worker.submit(set("a"), within(8_000));
+    let strike = async {
+        until("it was sent", || async { bench.fake.sent() == 1 }).await;
+        assert!(bench.worker.inject(name, Fault::Hang(Duration::from_millis(600))).await);
+        let waiting = bench.worker.submit(set("b"), within(8_000));
+        let heal = async {
+            until("it was replaced", || async { bench.restarts(name).await > before }).await;
+            bench.fake.gate.add_permits(10);
+        };
+        futures::join!(waiting, heal).0
+    };
+    let (sent, waiting) = futures::join!(sent, strike);
+    assert!(matches!(sent, Ok(_) | Err(WriteError::Unknown { .. })), "{sent:?}");
+    match waiting {
+        Ok(_) => assert_eq!(bench.fake.commands_sent(), 2),
+        Err(WriteError::Unknown { .. }) => {}
+        Err(refused) => assert_eq!(bench.fake.commands_sent(), 1, "{refused:?}"),
+    }
+}
+
 /// A write that was handed over when its thread hangs ends by its deadline as unknown, and one that
 /// was not as certainly not applied, although the actor never says a word.
 #[actix::test]
