@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Names and values, as they stand in the page.
+pub type Labels = Vec<(String, String)>;
+
 /// One metric and all its series.
 #[derive(Debug, Default)]
 pub struct Family {
@@ -14,7 +17,7 @@ pub struct Family {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     pub name: String,
-    pub labels: Vec<(String, String)>,
+    pub labels: Labels,
     pub value: f64,
 }
 
@@ -70,7 +73,7 @@ fn check_family(name: &str, family: &Family) {
 
 /// The buckets of each series grow, end with `+Inf`, and that one is the count.
 fn check_histogram(name: &str, family: &Family) {
-    let mut series: BTreeMap<Vec<(String, String)>, Vec<(f64, f64)>> = BTreeMap::new();
+    let mut series: BTreeMap<Labels, Vec<(f64, f64)>> = BTreeMap::new();
     for bucket in family.samples.iter().filter(|sample| sample.name.ends_with("_bucket")) {
         let (le, labels): (Vec<_>, Vec<_>) =
             bucket.labels.iter().cloned().partition(|(label, _)| label == "le");
