@@ -32,8 +32,8 @@ step "the demo's own logic"
 PYTHONPATH=scripts/bench:scripts/demo python3 -B -m unittest discover -s scripts/demo/tests
 
 step "the demo, as processes"
-# The tests' own binary: linking a release build for this would take minutes.
-VAULTDB_BINARY="${CARGO_TARGET_DIR:-target}/debug/vaultdb" scripts/demo.sh --fast --processes
+# The tests' own binary, which is slow: linking a release build for this would take minutes.
+VAULTDB_BINARY="${CARGO_TARGET_DIR:-target}/debug/vaultdb" scripts/demo.sh --fast --processes --rate 50
 
 step "containers"
 log="$(mktemp "${TMPDIR:-/tmp}/vaultdb-test.XXXXXX")"

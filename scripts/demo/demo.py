@@ -27,7 +27,8 @@ from view import View
 from watch import Watch
 
 CLIENTS = 16
-WRITES_PER_SECOND = 200
+RATE = 200
+RATE_MAX = 2000
 # Between the beginnings of two faults, unless the earlier one takes longer to heal.
 INTERVAL_SECONDS = 20
 CYCLES = 2
@@ -39,7 +40,8 @@ WHOLE_SECONDS_MAX = 60
 MINUTES_MAX = 24 * 60
 PLAIN_LINE_SECONDS = 10
 TONES = {
-    "restarted": "good", "recovered": "good", "rebuilt": "good", "degraded": "warn", "leader_changed": "warn", "failed": "bad",
+    "restarted": "good", "recovered": "good", "rebuilt": "good", "peer_back": "good", "degraded": "warn",
+    "leader_changed": "warn", "peer_unreachable": "warn", "failed": "bad",
     "escalated": "bad", "quarantined": "bad", "fault_injected": "dim", "fault_cleared": "dim", "started": "dim",
 }
 
@@ -81,7 +83,7 @@ class Demo:
             with runner(self.args.binary, self.directory, self.note) as cluster:
                 self.tell_plain_story(cluster.ports)
                 with Watch(cluster.ports, self.on_event) as self.watch, \
-                        load.Load(cluster.ports, CLIENTS, WRITES_PER_SECOND, self.token) as self.load:
+                        load.Load(cluster.ports, CLIENTS, self.args.rate, self.token) as self.load:
                     return self.break_and_judge(cluster)
 
     def tell_plain_story(self, ports):
@@ -100,7 +102,7 @@ class Demo:
         stage = self.stage = Stage(cluster, self.watch, self.load, self.view, self.token)
         self.wait_whole(cluster)
         plan = self.plan()
-        load_text = f"{CLIENTS} clients, {WRITES_PER_SECOND} writes a second over all nodes"
+        load_text = f"{CLIENTS} clients, {self.args.rate} writes a second over all nodes"
         self.view.say("load", f"{load_text}; {len(plan)} faults follow", "head")
         self.load.start()
         self.pause(EDGE_SECONDS)
@@ -176,12 +178,15 @@ def parse():
     parser.add_argument("--minutes", type=float, metavar="N", help=f"so long, with a fault every {INTERVAL_SECONDS} s")
     every = list(steps.STEPS)
     parser.add_argument("--steps", type=step_names, default=every, metavar="A,B", help=f"only these: {','.join(every)}")
+    parser.add_argument("--rate", type=int, default=RATE, metavar="N", help=f"writes a second (default {RATE})")
     parser.add_argument("--json", metavar="FILE", help="also write the verdict to this file")
     args = parser.parse_args()
     if args.compose and args.processes:
         parser.error("--compose or --processes, not both")
     if args.minutes is not None and (args.fast or not 0 < args.minutes <= MINUTES_MAX):
         parser.error(f"--minutes: more than 0, up to {MINUTES_MAX}, and not with --fast")
+    if not 1 <= args.rate <= RATE_MAX:
+        parser.error(f"--rate: 1 to {RATE_MAX}")
     return args
 
 

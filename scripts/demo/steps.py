@@ -1,8 +1,11 @@
 """The script: what is broken, in which order, and by what each step is known to be noticed and healed."""
 
+import http.client
+
 import api
 import clusters
 import history
+import load
 
 # How long the faults last that end by themselves, in seconds.
 HANG_SECONDS = 10
@@ -82,7 +85,16 @@ def corrupt_file(stage, turn):
     before = member_id(stage, node)
     stage.begin(f"bits flip in a file ({file}) of {name(node)}, a follower")
     stage.inject(node, "flip_bits", file=file)
-    stage.detected(nodes={node}, seen=lambda: "it came back under a new identity" if renewed(stage, node, before) else None)
+    if file == "wal":
+        # Nobody reads what is behind in the log but a node that starts.
+        stage.cluster.kill([node], 0.0)
+
+    def noticed():
+        if file == "rocksdb":
+            reads_all(stage, node)
+        return renewed(stage, node, before)
+
+    stage.detected(nodes={node}, components={"integrity"}, seen=noticed)
     stage.back(f"{name(node)} serves again", lambda: renewed(stage, node, before) and stage.serves(node))
     stage.healed(by="left quorum duty and was rebuilt from its peers under a new identity", from_node=node)
 
@@ -96,7 +108,8 @@ def wipe_node(stage, turn):
     before = member_id(stage, node)
     stage.begin(f"the disk of {name(node)} is wiped")
     stage.cluster.kill([node], 0.0, wiped=True)
-    stage.detected(seen=lambda: unreachable(stage, node) or renewed(stage, node, before))
+    others = set(range(stage.cluster.nodes)) - {node}
+    stage.detected(nodes=others, seen=lambda: unreachable(stage, node) or renewed(stage, node, before))
     stage.back(f"{name(node)} serves again", lambda: renewed(stage, node, before) and stage.serves(node))
     stage.healed(by="joined anew under its old name, took its old vote over")
 
@@ -141,6 +154,17 @@ def renewed(stage, node, before):
     """In words, once a node is a member under another id."""
     now = member_id(stage, node)
     return f"{name(node)} is member {now} now, it was {before}" if now is not None and now != before else None
+
+
+def reads_all(stage, node):
+    """Reads everything that a node has of the load. Whatever it answers is right: what it cannot read whole it does not serve."""
+    try:
+        for key, value in api.listing(stage.cluster.ports[node], load.PREFIX, "consistency=stale", REFUSAL_SECONDS):
+            if value != history.value_of(key, stage.token):
+                raise clusters.Failed(f"{name(node)} served {key} with a value that nobody wrote")
+    except (OSError, http.client.HTTPException, ValueError):
+        # Refused, cut short, or the node is gone: not served, which is what it is to do.
+        return
 
 
 def refuses(stage, node):
