@@ -253,9 +253,10 @@ fn failed(error: &dyn fmt::Display) -> FaultRefusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::EVENTS_MAX;
 
     fn told(events: &EventRing) -> Vec<(&'static str, EventKind)> {
-        events.since(0).into_iter().map(|event| (event.component, event.what)).collect()
+        events.page(0, EVENTS_MAX).events.into_iter().map(|event| (event.component, event.what)).collect()
     }
 
     /// The begin and the end of each fault are told once, of the component that it concerns, however it ends.
@@ -270,13 +271,13 @@ mod tests {
         assert_eq!(told(&events), [("wal", EventKind::FaultInjected), ("cluster", EventKind::FaultInjected)]);
         assert_eq!(board.clear(&events, Some(first.id)), 1);
         assert_eq!(board.clear(&events, Some(first.id)), 0);
-        assert_eq!(events.since(2).len(), 1);
+        assert_eq!(events.page(2, EVENTS_MAX).events.len(), 1);
         // As one that ends by itself.
         faults.clear(None);
         board.sweep(&events);
         board.sweep(&events);
         assert_eq!(board.clear(&events, None), 0);
-        let ends = events.since(2);
+        let ends = events.page(2, EVENTS_MAX).events;
         let over = |of: &str, why: &str| {
             ends.iter().filter(|e| e.component == of && e.detail.ends_with(why)).count()
         };

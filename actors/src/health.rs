@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use actix::fut::{wrap_future, ActorFutureExt};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
-use vaultdb_kv::Key;
+use vaultdb_kv::{Health, Key};
 
 use crate::figures::ProcessFigures;
 use crate::judge::{Finding, Hysteresis, Mailbox, RunningTime};

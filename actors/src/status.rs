@@ -5,7 +5,6 @@ use std::time::Duration;
 use vaultdb_consensus::api::ClusterStatus;
 use vaultdb_consensus::stages::WriteTimes;
 use vaultdb_consensus::IntegrityStatus;
-use vaultdb_kv::Health;
 use vaultdb_kv::{Health, Measured};
 
 use crate::port::StoreStats;
