@@ -351,6 +351,11 @@ impl WorkerHandles {
         }
     }
 
+    /// Whether faults may be injected into this node.
+    pub fn fault_injection(&self) -> bool {
+        self.shared.options.fault_injection
+    }
+
     /// Replaces every actor of that name (see [`crate::component_names`]); `false` when there is none.
     pub async fn restart(&self, name: &str) -> bool {
         self.command(Restart { name: name.to_owned() }).await

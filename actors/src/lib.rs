@@ -4,6 +4,7 @@
 //! and "not applied" is said only of a write that no log can hold.
 
 mod adapter;
+mod ask;
 pub mod boot;
 mod component;
 mod dispatcher;
@@ -33,6 +34,7 @@ mod store;
 mod supervisor;
 mod system;
 
+pub use ask::{ask_member, PeerAnswer, PEER_ANSWER_BYTES_MAX};
 pub use events::EVENTS_MAX;
 pub use handles::{Handles, WorkerHandles};
 pub use listings::{Listing, ListingId, Listings, LISTING_LEASE, PAGED_LISTINGS_MAX, STREAMED_LISTINGS_MAX};

@@ -124,7 +124,7 @@ impl<B: Backend> Worker<B> {
         Ok(answer.unwrap_or_else(silent)?)
     }
 
-    async fn admin_body(
+    pub(crate) async fn admin_body(
         &self,
         call: &Call<'_>,
         payload: Payload,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use actix_server::GracefulShutdownSignal;
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::HttpRequest;
@@ -19,10 +20,12 @@ use tokio::time::timeout_at;
 
 use crate::admission::Admission;
 use crate::backend::Backend;
+use crate::cluster::Hub;
 use crate::connection::{may_end_a_head, BareError, ClientTail, Refuse};
+use crate::dashboard;
+use crate::history::History;
 use crate::key_path::echo;
 use crate::metrics::{Metrics, Shard};
-use crate::page;
 use crate::params::Params;
 use crate::problem::{Code, Effect, Problem};
 use crate::reply::{Content, Media, Reply, Stamp};
@@ -38,6 +41,11 @@ pub(crate) struct Shared {
     pub(crate) options: WebOptions,
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Metrics,
+    pub(crate) history: History,
+    pub(crate) hub: Hub,
+    /// Unix time in milliseconds at which the edge came up: tells one life of a node from the next.
+    pub(crate) started_ms: u64,
+    pub(crate) stopping: GracefulShutdownSignal,
 }
 
 /// What one web worker owns.
@@ -152,13 +160,19 @@ impl<B: Backend> Worker<B> {
             (Route::Promote, Verb::Post) => {
                 self.promote_member(call, payload).await.map_err(Problem::of_write)
             }
+            (Route::MemberFaults, Verb::Post | Verb::Delete) => {
+                self.member_faults(call, payload, verb).await.map_err(Problem::of_write)
+            }
+            (Route::MemberFaults, Verb::Get | Verb::Head) => self.member_faults(call, payload, verb).await,
+            (Route::Observation, Verb::Get | Verb::Head) => self.observation(call).await,
+            (Route::Cluster, Verb::Get | Verb::Head) => self.cluster(call, verb == Verb::Head).await,
             (Route::Members, Verb::Get | Verb::Head) => self.members(call).await,
             (Route::Status, Verb::Get | Verb::Head) => Ok(self.status().await),
             (Route::Livez, Verb::Get | Verb::Head) => self.livez(call).await,
             (Route::Readyz, Verb::Get | Verb::Head) => self.readyz(call).await,
             (Route::Metrics, Verb::Get | Verb::Head) => Ok(self.metrics().await),
             (Route::Home, Verb::Get | Verb::Head) => {
-                Ok(Reply::new(Media::Html, page::home(&self.shared.options.node_name)))
+                Ok(Reply::new(Media::Html, dashboard::page(&self.shared.options.node_name)))
             }
             (Route::Unknown, _) => Err(no_such_route(call.http)),
             (
@@ -173,10 +187,13 @@ impl<B: Backend> Worker<B> {
                 | Route::Members
                 | Route::Member
                 | Route::Promote
+                | Route::MemberFaults
                 | Route::Leader
                 | Route::Livez
                 | Route::Readyz
                 | Route::Metrics
+                | Route::Observation
+                | Route::Cluster
                 | Route::Home,
                 _,
             ) => Err(method_not_allowed(route)),
@@ -209,7 +226,7 @@ fn panicked(verb: Verb) -> Problem {
     }
 }
 
-fn no_such_route(http: &HttpRequest) -> Problem {
+pub(crate) fn no_such_route(http: &HttpRequest) -> Problem {
     Problem::new(Code::NoSuchRoute, format!("there is no route {}", echo(http.uri().path().as_bytes())))
 }
 

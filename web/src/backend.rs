@@ -12,8 +12,8 @@ use vaultdb_kv::{
 };
 
 use crate::model::{
-    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, MemberOrder,
-    MemberReply, NodeStatus, ReadAnswer, ScanFrom,
+    CheckResult, EntryFate, Event, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, MemberOrder,
+    MemberReply, NodeStatus, PeerAnswer, ReadAnswer, ScanFrom,
 };
 
 /// One web worker's door to the node. Made on that worker's thread and never leaves it.
@@ -82,6 +82,24 @@ pub trait Backend: 'static {
         order: MemberOrder,
         deadline: Instant,
     ) -> impl Future<Output = Result<MemberReply, AdminError>>;
+
+    /// What the supervisor saw and did after event `since`, oldest first.
+    fn events(&self, since: u64) -> impl Future<Output = Vec<Event>>;
+
+    /// Whether faults may be injected into this node.
+    fn fault_injection(&self) -> bool;
+
+    /// One HTTP request to a member's own edge; `what` is its method and target.
+    ///
+    /// # Errors
+    /// In words, when there is no whole answer by the deadline.
+    fn ask_member(
+        &self,
+        address: String,
+        what: String,
+        body: Vec<u8>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<PeerAnswer, String>>;
 
     /// Who leads, as this node sees it. Asked for each answer, so it must be cheap.
     fn leadership(&self) -> Arc<Leadership>;

@@ -10,8 +10,8 @@ use vaultdb_kv::{
 
 use crate::backend::Backend;
 use crate::model::{
-    CheckResult, EntryFate, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, MemberOrder,
-    MemberReply, NodeStatus, ReadAnswer, ScanFrom,
+    CheckResult, EntryFate, Event, JoinReply, JoinRequest, Leadership, Listing, Listings, LogId, MemberOrder,
+    MemberReply, NodeStatus, PeerAnswer, ReadAnswer, ScanFrom,
 };
 
 // Inherent methods of the same names do the work: paths, not method calls, so that none calls itself.
@@ -68,6 +68,24 @@ impl Backend for WorkerHandles {
 
     async fn change_member(&self, order: MemberOrder, deadline: Instant) -> Result<MemberReply, AdminError> {
         WorkerHandles::change_member(self, order, deadline).await
+    }
+
+    async fn events(&self, since: u64) -> Vec<Event> {
+        WorkerHandles::events(self, since).await
+    }
+
+    fn fault_injection(&self) -> bool {
+        WorkerHandles::fault_injection(self)
+    }
+
+    async fn ask_member(
+        &self,
+        address: String,
+        what: String,
+        body: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<PeerAnswer, String> {
+        vaultdb_actors::ask_member(&address, &what, &body, deadline).await
     }
 
     fn leadership(&self) -> Arc<Leadership> {

@@ -244,9 +244,14 @@ pub(crate) fn needs_chunks(call: &Call<'_>) -> Result<(), Problem> {
 
 /// Whether the client accepts newline-delimited JSON. Asked for beside others it is what it gets.
 fn wants_stream(headers: &HeaderMap) -> bool {
+    accepts(headers, NDJSON)
+}
+
+/// Whether the client names that media type as one that it accepts.
+pub(crate) fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
     let ranges = headers.get_all(ACCEPT).filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
     ranges.into_iter().any(|range| {
         let media = range.split(';').next().unwrap_or_default();
-        media.trim().eq_ignore_ascii_case(NDJSON)
+        media.trim().eq_ignore_ascii_case(wanted)
     })
 }

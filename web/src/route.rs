@@ -20,17 +20,20 @@ pub(crate) enum Route {
     Members,
     Member,
     Promote,
+    MemberFaults,
     Leader,
     Livez,
     Readyz,
     Metrics,
+    Observation,
+    Cluster,
     Home,
     Unknown,
 }
 
 impl Route {
     /// Every route, in the order of its discriminant.
-    pub(crate) const ALL: [Route; 17] = [
+    pub(crate) const ALL: [Route; 20] = [
         Route::Keys,
         Route::Key,
         Route::Kv,
@@ -42,10 +45,13 @@ impl Route {
         Route::Members,
         Route::Member,
         Route::Promote,
+        Route::MemberFaults,
         Route::Leader,
         Route::Livez,
         Route::Readyz,
         Route::Metrics,
+        Route::Observation,
+        Route::Cluster,
         Route::Home,
         Route::Unknown,
     ];
@@ -62,8 +68,11 @@ impl Route {
             return (Route::Writes, rest);
         }
         if let Some(rest) = path.strip_prefix("/v1/members/") {
-            return match rest.strip_suffix("/promote") {
-                Some(name) => (Route::Promote, name),
+            if let Some(name) = rest.strip_suffix("/promote") {
+                return (Route::Promote, name);
+            }
+            return match rest.strip_suffix("/faults") {
+                Some(name) => (Route::MemberFaults, name),
                 None => (Route::Member, rest),
             };
         }
@@ -78,6 +87,8 @@ impl Route {
             "/livez" => Route::Livez,
             "/readyz" => Route::Readyz,
             "/metrics" => Route::Metrics,
+            "/v1/observation" => Route::Observation,
+            "/v1/cluster" => Route::Cluster,
             "/" => Route::Home,
             _ => Route::Unknown,
         };
@@ -98,10 +109,13 @@ impl Route {
             Route::Members => "/v1/members",
             Route::Member => "/v1/members/{name}",
             Route::Promote => "/v1/members/{name}/promote",
+            Route::MemberFaults => "/v1/members/{name}/faults",
             Route::Leader => "/v1/leader",
             Route::Livez => "/livez",
             Route::Readyz => "/readyz",
             Route::Metrics => "/metrics",
+            Route::Observation => "/v1/observation",
+            Route::Cluster => "/v1/cluster",
             Route::Home => "/",
             Route::Unknown => "unknown",
         }
@@ -112,6 +126,7 @@ impl Route {
         match self {
             Route::Keys | Route::Join | Route::Leader | Route::Promote => "POST",
             Route::Member => "DELETE",
+            Route::MemberFaults => "GET, HEAD, POST, DELETE",
             Route::Key => "GET, HEAD, DELETE",
             Route::Kv => "GET, HEAD, PUT, DELETE",
             Route::List
@@ -122,6 +137,8 @@ impl Route {
             | Route::Livez
             | Route::Readyz
             | Route::Metrics
+            | Route::Observation
+            | Route::Cluster
             | Route::Home => "GET, HEAD",
             Route::Unknown => "",
         }
@@ -185,6 +202,8 @@ mod tests {
         assert_eq!(Route::find("/v1/members/n.1"), (Route::Member, "n.1"));
         assert_eq!(Route::find("/v1/members/promote"), (Route::Member, "promote"));
         assert_eq!(Route::find("/v1/members/n.1/promote"), (Route::Promote, "n.1"));
+        assert_eq!(Route::find("/v1/members/n.1/faults"), (Route::MemberFaults, "n.1"));
+        assert_eq!(Route::find("/v1/cluster"), (Route::Cluster, ""));
         assert_eq!(Route::find("/v1/members/a/b"), (Route::Member, "a/b"));
         for unknown in ["", "*", "/status/", "/v1", "/v1/faults", "//key", "/KEY", "/k%65y/a"] {
             assert_eq!(Route::find(unknown).0, Route::Unknown, "{unknown}");
