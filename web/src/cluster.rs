@@ -35,8 +35,6 @@ const MEMBER_PATIENCE: Duration = Duration::from_millis(800);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Frames that a slow watcher may be behind before it gets everything anew.
 const FRAMES_BEHIND_MAX: usize = 8;
-/// How soon a browser comes again after a lost stream; the page itself waits longer each time.
-const RETRY_MS: u32 = 1_000;
 const EVENT_STREAM: &str = "text/event-stream";
 
 /// Where all who watch this node meet.
@@ -208,7 +206,7 @@ impl Shared {
     fn frame(&self, event: &str, time_ms: u64, nodes: Vec<Sighting>) -> Bytes {
         let frame = Frame { gathered_by: &self.options.node_name, time_ms, nodes };
         let json = serde_json::to_string(&frame).expect("plain data always serialises");
-        format!("retry: {RETRY_MS}\nevent: {event}\ndata: {json}\n\n").into()
+        format!("event: {event}\ndata: {json}\n\n").into()
     }
 }
 
