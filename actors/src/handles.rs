@@ -351,8 +351,8 @@ impl WorkerHandles {
         }
     }
 
-    /// Whether faults may be injected into this node.
-    pub fn fault_injection(&self) -> bool {
+    /// Whether faults may be injected at all.
+    pub fn may_inject_faults(&self) -> bool {
         self.shared.options.fault_injection
     }
 

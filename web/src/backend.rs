@@ -86,8 +86,8 @@ pub trait Backend: 'static {
     /// What the supervisor saw and did after event `since`, oldest first.
     fn events(&self, since: u64) -> impl Future<Output = Vec<Event>>;
 
-    /// Whether faults may be injected into this node.
-    fn fault_injection(&self) -> bool;
+    /// Whether faults may be injected at all.
+    fn may_inject_faults(&self) -> bool;
 
     /// One HTTP request to a member's own edge; `what` is its method and target.
     ///

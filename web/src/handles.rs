@@ -74,8 +74,8 @@ impl Backend for WorkerHandles {
         WorkerHandles::events(self, since).await
     }
 
-    fn fault_injection(&self) -> bool {
-        WorkerHandles::fault_injection(self)
+    fn may_inject_faults(&self) -> bool {
+        WorkerHandles::may_inject_faults(self)
     }
 
     async fn ask_member(

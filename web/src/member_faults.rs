@@ -26,7 +26,7 @@ impl<B: Backend> Worker<B> {
         payload: Payload,
         verb: Verb,
     ) -> Result<Reply, Problem> {
-        if !self.backend.fault_injection() {
+        if !self.backend.may_inject_faults() {
             return Err(no_such_route(call.http));
         }
         let permit = self.shared.admission.admit()?;

@@ -88,7 +88,7 @@ impl<B: Backend> Worker<B> {
             node: &self.shared.options.node_name,
             started_ms: self.shared.started_ms,
             time_ms: unix_ms(),
-            fault_injection: self.backend.fault_injection(),
+            fault_injection: self.backend.may_inject_faults(),
             status: StatusView::of(status),
             figures: self.shared.history.since(known.figures_ms),
             events: latest.iter().map(EventView::of).collect(),

@@ -13,10 +13,10 @@ use vaultdb_kv::{
     Write, WriteError,
 };
 use vaultdb_web::model::{
-    CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, HealthReport, JoinReply, JoinRequest,
-    Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo,
-    NodeStatus, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats,
-    TransferDirection, TransferStatus, TransferTotals, View,
+    CacheStats, CheckResult, ClusterStatus, ComponentHealth, EntryFate, Event, HealthReport, JoinReply,
+    JoinRequest, Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder, MemberReply,
+    MemberStatus, NodeInfo, NodeStatus, PeerAnswer, RaftState, ReadAnswer, ReplicationStatus, ScanFrom,
+    Stage, Stages, StoreStats, TransferDirection, TransferStatus, TransferTotals, View,
 };
 use vaultdb_web::Backend;
 
@@ -47,6 +47,13 @@ pub struct State {
     pub panic: AtomicBool,
     /// The node belongs to no cluster yet.
     pub starting: AtomicBool,
+    pub events: Mutex<Vec<Event>>,
+    pub fault_injection: AtomicBool,
+    /// Address and request of each question to a member, and its body.
+    pub asked: Mutex<Vec<(String, String)>>,
+    pub asked_bodies: Mutex<Vec<Vec<u8>>>,
+    /// What every member answers.
+    pub peer_answer: Mutex<Option<Result<PeerAnswer, String>>>,
 }
 
 #[derive(Clone)]
@@ -361,6 +368,26 @@ impl Backend for Fake {
             panic!("nobody asks for that over HTTP: {order:?}");
         };
         Ok(MemberReply { changed: name != "voter", name, id: 7 })
+    }
+
+    async fn events(&self, since: u64) -> Vec<Event> {
+        self.0.events.lock().unwrap().iter().filter(|event| event.seq > since).cloned().collect()
+    }
+
+    fn may_inject_faults(&self) -> bool {
+        self.0.fault_injection.load(Ordering::SeqCst)
+    }
+
+    async fn ask_member(
+        &self,
+        address: String,
+        what: String,
+        body: Vec<u8>,
+        _: Instant,
+    ) -> Result<PeerAnswer, String> {
+        self.0.asked.lock().unwrap().push((address, what));
+        self.0.asked_bodies.lock().unwrap().push(body);
+        self.0.peer_answer.lock().unwrap().clone().unwrap_or_else(|| Err("nobody is there".into()))
     }
 
     fn leadership(&self) -> Arc<Leadership> {
