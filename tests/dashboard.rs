@@ -16,7 +16,7 @@ use support::{eventually, skip, Client, Cluster, Plan, Request};
 
 const NODES: usize = 5;
 /// What is shown when the page is never as expected.
-const TEXT: &str = "document.body.innerText.slice(0, 1500)";
+const TEXT: &str = "document.body?.innerText.slice(0, 1500)";
 
 /// Elements that a keyboard reaches, in their order on the page.
 const REACHABLE: &str = "[...document.querySelectorAll('a[href], button, select, ol[tabindex=\"0\"]')]\
@@ -70,7 +70,7 @@ fn browser() -> Option<Browser> {
 fn open(browser: &mut Browser, cluster: &Cluster, node: usize) -> String {
     let origin = format!("http://localhost:{}", cluster.port(node));
     browser.open(&format!("{origin}/"));
-    let healthy = "document.querySelector('#verdict').textContent === 'All 5 nodes are healthy'";
+    let healthy = "document.querySelector('#verdict')?.textContent === 'All 5 nodes are healthy'";
     browser.wait("five healthy nodes are shown", healthy, TEXT);
     origin
 }
@@ -135,10 +135,11 @@ fn roles(browser: &mut Browser, leader: usize) {
     let count = |selector: &str| format!("document.querySelectorAll('{selector}').length");
     let leads = format!("{}.querySelector('.role').textContent === 'leader'", card(leader));
     browser.wait("the leader is shown as such", &leads, TEXT);
+    let follow = format!("{} === {}", count(".node-card .role[data-role=follower]"), NODES - 1);
+    browser.wait("the others follow", &follow, TEXT);
     for (selector, expected) in [
         (".node-card", NODES),
         (".node-card .role[data-role=leader]", 1),
-        (".node-card .role[data-role=follower]", NODES - 1),
         ("#picture .node", NODES),
         ("#picture .node[data-role=leader]", 1),
         ("#picture line", NODES - 1),
