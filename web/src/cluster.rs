@@ -19,7 +19,7 @@ use crate::app::{Call, Shared, Worker};
 use crate::backend::Backend;
 use crate::gather::{Frame, Gathered, Place, Sighting, Told, MEMBERS_MAX};
 use crate::history::unix_ms;
-use crate::listing::{accepts, needs_chunks};
+use crate::listing::{needs_chunks, wants_stream};
 use crate::model::NodeStatus;
 use crate::observation::Known;
 use crate::problem::{Code, Problem};
@@ -96,7 +96,7 @@ impl Drop for Gathering {
 impl<B: Backend> Worker<B> {
     pub(crate) async fn cluster(self: &Rc<Self>, call: Call<'_>, head_only: bool) -> Result<Reply, Problem> {
         call.params()?;
-        let is_stream = accepts(call.http.headers(), EVENT_STREAM);
+        let is_stream = wants_stream(call.http.headers(), EVENT_STREAM);
         let media = if is_stream { Media::EventStream } else { Media::Json };
         if is_stream {
             needs_chunks(&call)?;

@@ -42,7 +42,7 @@ impl<B: Backend> Worker<B> {
         let list = ListParams::parse(call.http.uri().query())?;
         let deadline = call.deadline(&params, self.shared.options.request_timeout);
         let asked = Asked { params, list, deadline };
-        let is_stream = wants_stream(call.http.headers());
+        let is_stream = wants_stream(call.http.headers(), NDJSON);
         if is_stream && asked.list.has_cursor() {
             return Err(refuse("cursor", "goes with pages only: a stream has no other pages"));
         }
@@ -242,16 +242,11 @@ pub(crate) fn needs_chunks(call: &Call<'_>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether the client accepts newline-delimited JSON. Asked for beside others it is what it gets.
-fn wants_stream(headers: &HeaderMap) -> bool {
-    accepts(headers, NDJSON)
-}
-
-/// Whether the client names that media type as one that it accepts.
-pub(crate) fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
+/// Whether the client accepts this kind of stream. Asked for beside others it is what it gets.
+pub(crate) fn wants_stream(headers: &HeaderMap, kind: &str) -> bool {
     let ranges = headers.get_all(ACCEPT).filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
     ranges.into_iter().any(|range| {
         let media = range.split(';').next().unwrap_or_default();
-        media.trim().eq_ignore_ascii_case(wanted)
+        media.trim().eq_ignore_ascii_case(kind)
     })
 }

@@ -33,15 +33,14 @@ pub(crate) enum Media {
     Json,
     /// One JSON value a line.
     Ndjson,
+    /// Server-sent events.
+    EventStream,
     Problem,
     Raw,
     Text,
     /// Prometheus text exposition format.
     Metrics,
-    /// The dashboard.
     Html,
-    /// Server-sent events.
-    EventStream,
 }
 
 impl Media {
@@ -49,12 +48,12 @@ impl Media {
         match self {
             Media::Json => "application/json",
             Media::Ndjson => "application/x-ndjson",
+            Media::EventStream => "text/event-stream",
             Media::Problem => "application/problem+json",
             Media::Raw => "application/octet-stream",
             Media::Text => "text/plain; charset=utf-8",
             Media::Metrics => "text/plain; version=0.0.4; charset=utf-8",
             Media::Html => "text/html; charset=utf-8",
-            Media::EventStream => "text/event-stream",
         }
     }
 }
@@ -131,10 +130,10 @@ impl Reply {
             }
             Media::Json
             | Media::Ndjson
+            | Media::EventStream
             | Media::Problem
             | Media::Text
-            | Media::Metrics
-            | Media::EventStream => {}
+            | Media::Metrics => {}
         }
         if let Some(revision) = self.etag {
             headers.insert(ETAG, etag(revision));
