@@ -92,6 +92,11 @@ FUZZ_SECONDS ?= 300
 fuzz: install-deps ## Fuzz the recovery of the Raft log (FUZZ_SECONDS=300)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
+.PHONY: screenshots
+screenshots: install-deps ## Make the pictures of docs/images from a real cluster, 4 minutes
+	@scripts/install-deps.sh --test
+	@scripts/screenshots.sh
+
 .PHONY: compose-up
 compose-up: ## Start five nodes in containers, HTTP on localhost:11000 to 11004
 	@$(COMPOSE) up -d --build

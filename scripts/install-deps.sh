@@ -41,6 +41,11 @@ if [ "$with_tests" = yes ]; then
     have curl || missing+=(curl)
     # Brings promtool, which checks the alert rules.
     have promtool || missing+=(prometheus)
+    # Drives the dashboard. Without it those tests skip, so a system that has none goes on.
+    if ! have chromium && ! have chromium-browser && ! have google-chrome && have apt-get &&
+        apt-cache show chromium >/dev/null 2>&1; then
+        missing+=(chromium)
+    fi
     # Makes the runtime image where no registry is reachable; of use only with an engine.
     if have docker && docker info >/dev/null 2>&1 &&
         ! docker image inspect debian:bookworm-slim >/dev/null 2>&1; then

@@ -132,6 +132,19 @@ async fn ask(target: &Target, member: &str, body: &[u8]) -> Result<Joined, Strin
 /// # Errors
 /// Why there is none.
 pub(crate) async fn exchange(member: &str, what: &str, body: &[u8]) -> Result<Vec<u8>, String> {
+    exchange_within(member, what, body, ANSWER_BYTES_MAX).await
+}
+
+/// As [`exchange`]; of a longer answer only the first `bytes_max` bytes.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) async fn exchange_within(
+    member: &str,
+    what: &str,
+    body: &[u8],
+    bytes_max: u64,
+) -> Result<Vec<u8>, String> {
     let mut stream = TcpStream::connect(member).await.map_err(|e| e.to_string())?;
     let head = format!(
         "{what} HTTP/1.1\r\nHost: {member}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
@@ -142,7 +155,7 @@ pub(crate) async fn exchange(member: &str, what: &str, body: &[u8]) -> Result<Ve
     let exchange = async {
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(body).await?;
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await
+        stream.take(bytes_max).read_to_end(&mut answer).await
     };
     exchange.await.map_err(|e| e.to_string())?;
     Ok(answer)

@@ -4,6 +4,7 @@
 //! and "not applied" is said only of a write that no log can hold.
 
 mod adapter;
+mod ask;
 pub mod boot;
 mod component;
 mod damage;
@@ -39,6 +40,7 @@ mod system;
 mod watches;
 mod witness;
 
+pub use ask::{ask_member, PeerAnswer, PEER_ANSWER_BYTES_MAX};
 pub use damage::DataFile;
 pub use events::{EventCount, EventPage, EventRing, EVENTS_MAX};
 pub use faults::{FaultOrder, FaultRefusal};

@@ -6,6 +6,7 @@
 // Each test binary compiles this module and uses a part of it.
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
+pub mod browser;
 pub mod cluster;
 pub mod contention;
 pub mod contract;

@@ -20,10 +20,12 @@ use tokio::time::timeout_at;
 
 use crate::admission::Admission;
 use crate::backend::Backend;
+use crate::cluster::Hub;
 use crate::connection::{may_end_a_head, BareError, ClientTail, Refuse};
+use crate::dashboard;
+use crate::history::History;
 use crate::key_path::echo;
 use crate::metrics::{Metrics, Shard};
-use crate::page;
 use crate::params::Params;
 use crate::problem::{Code, Effect, Problem};
 use crate::reply::{Content, Media, Reply, Stamp};
@@ -39,6 +41,10 @@ pub(crate) struct Shared {
     pub(crate) options: WebOptions,
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Metrics,
+    pub(crate) history: History,
+    pub(crate) hub: Hub,
+    /// Unix time in milliseconds at which the edge came up: tells one life of a node from the next.
+    pub(crate) started_ms: u64,
     /// Tells when the server begins to stop.
     pub(crate) stopping: GracefulShutdownSignal,
 }
@@ -155,6 +161,12 @@ impl<B: Backend> Worker<B> {
             (Route::Promote, Verb::Post) => {
                 self.promote_member(call, payload).await.map_err(Problem::of_write)
             }
+            (Route::MemberFaults, Verb::Post | Verb::Delete) => {
+                self.member_faults(call, payload, verb).await.map_err(Problem::of_write)
+            }
+            (Route::MemberFaults, Verb::Get | Verb::Head) => self.member_faults(call, payload, verb).await,
+            (Route::Observation, Verb::Get | Verb::Head) => self.observation(call).await,
+            (Route::Cluster, Verb::Get | Verb::Head) => self.cluster(call, verb == Verb::Head).await,
             (Route::Members, Verb::Get | Verb::Head) => self.members(call).await,
             (Route::Status, Verb::Get | Verb::Head) => Ok(self.status().await),
             (Route::Faults, Verb::Get | Verb::Head) => self.list_faults(call),
@@ -170,7 +182,7 @@ impl<B: Backend> Worker<B> {
             (Route::Metrics, Verb::Get | Verb::Head) => Ok(self.metrics().await),
             (Route::Events, Verb::Get | Verb::Head) => self.events(call, verb == Verb::Head),
             (Route::Home, Verb::Get | Verb::Head) => {
-                Ok(Reply::new(Media::Html, page::home(&self.shared.options.node_name)))
+                Ok(Reply::new(Media::Html, dashboard::page(&self.shared.options.node_name)))
             }
             (Route::Unknown, _) => Err(no_such_route(call.http)),
             (
@@ -185,11 +197,14 @@ impl<B: Backend> Worker<B> {
                 | Route::Members
                 | Route::Member
                 | Route::Promote
+                | Route::MemberFaults
                 | Route::Leader
                 | Route::Livez
                 | Route::Readyz
                 | Route::Metrics
                 | Route::Events
+                | Route::Observation
+                | Route::Cluster
                 | Route::Home,
                 _,
             ) => Err(method_not_allowed(route)),

@@ -13,7 +13,8 @@ use vaultdb_kv::{
 
 use crate::model::{
     ActiveFault, CheckResult, EntryFate, EventRing, FaultOrder, FaultRefusal, JoinReply, JoinRequest,
-    Leadership, Listing, Listings, LogId, MemberOrder, MemberReply, NodeStatus, ReadAnswer, ScanFrom,
+    Leadership, Listing, Listings, LogId, MemberOrder, MemberReply, NodeStatus, PeerAnswer, ReadAnswer,
+    ScanFrom,
 };
 
 /// One web worker's door to the node. Made on that worker's thread and never leaves it.
@@ -100,6 +101,18 @@ pub trait Backend: 'static {
 
     /// Ends one fault, or all; tells how many.
     fn clear_faults(&self, id: Option<u64>) -> usize;
+
+    /// One HTTP request to a member's own edge; `what` is its method and target.
+    ///
+    /// # Errors
+    /// In words, when there is no whole answer by the deadline.
+    fn ask_member(
+        &self,
+        address: String,
+        what: String,
+        body: Vec<u8>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<PeerAnswer, String>>;
 
     /// Who leads, as this node sees it. Asked for each answer, so it must be cheap.
     fn leadership(&self) -> Arc<Leadership>;

@@ -11,7 +11,8 @@ use vaultdb_kv::{
 use crate::backend::Backend;
 use crate::model::{
     ActiveFault, CheckResult, EntryFate, EventRing, FaultOrder, FaultRefusal, JoinReply, JoinRequest,
-    Leadership, Listing, Listings, LogId, MemberOrder, MemberReply, NodeStatus, ReadAnswer, ScanFrom,
+    Leadership, Listing, Listings, LogId, MemberOrder, MemberReply, NodeStatus, PeerAnswer, ReadAnswer,
+    ScanFrom,
 };
 
 // Inherent methods of the same names do the work: paths, not method calls, so that none calls itself.
@@ -88,6 +89,16 @@ impl Backend for WorkerHandles {
 
     fn clear_faults(&self, id: Option<u64>) -> usize {
         WorkerHandles::clear_faults(self, id)
+    }
+
+    async fn ask_member(
+        &self,
+        address: String,
+        what: String,
+        body: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<PeerAnswer, String> {
+        vaultdb_actors::ask_member(&address, &what, &body, deadline).await
     }
 
     fn leadership(&self) -> Arc<Leadership> {

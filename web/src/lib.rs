@@ -10,22 +10,27 @@ mod app;
 pub mod backend;
 mod backup;
 mod body;
+mod cluster;
 mod connection;
 mod cursor;
+mod dashboard;
 mod data;
 mod events;
 mod exposition;
 mod faults;
+mod gather;
 mod guards;
 mod handles;
+mod history;
 mod items;
 mod json;
 mod key_path;
 mod list_params;
 mod listing;
+mod member_faults;
 mod metrics;
 pub mod model;
-mod page;
+mod observation;
 mod params;
 mod probes;
 mod problem;
@@ -51,10 +56,13 @@ use vaultdb_kv::limits::REQUEST_TIMEOUT_MS_DEFAULT;
 use vaultdb_kv::{Consistency, Limits};
 
 pub use backend::Backend;
+pub use cluster::WATCHERS_MAX;
 
 use crate::admission::Admission;
 use crate::app::{Shared, Worker};
+use crate::cluster::Hub;
 use crate::connection::Connection;
+use crate::history::{sample_figures, unix_ms, History};
 use crate::metrics::Metrics;
 
 /// What the edge is told once, at start.
@@ -123,8 +131,16 @@ where
     let builder =
         Server::build().workers(workers).disable_signals().shutdown_timeout(shutdown_timeout.as_secs());
     let stopping = builder.graceful_shutdown_signal();
-    let (admission, metrics) = (Arc::new(admission), Metrics::default());
-    let shared = Arc::new(Shared { options, admission, metrics, stopping: stopping.clone() });
+    let shared = Arc::new(Shared {
+        options,
+        admission: Arc::new(admission),
+        metrics: Metrics::default(),
+        history: History::default(),
+        hub: Hub::default(),
+        started_ms: unix_ms(),
+        stopping: stopping.clone(),
+    });
+    actix_web::rt::spawn(sample_figures(Arc::downgrade(&shared)));
     let server = builder.listen("vaultdb-http", listener, move || {
         let worker = Rc::new(Worker::new(make_backend(), Arc::clone(&shared)));
         connections(worker, stopping.clone())

@@ -83,6 +83,38 @@ pub(crate) struct LatencySum {
     pub(crate) sum_us: u64,
 }
 
+/// The routes on which clients work with keys.
+const CLIENT_ROUTES: [Route; 4] = [Route::Keys, Route::Key, Route::Kv, Route::List];
+
+/// What all requests of clients come to. Grows only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct ClientTotals {
+    pub(crate) requests: u64,
+    /// Writes that were acknowledged.
+    pub(crate) writes: u64,
+    /// Requests that the node failed or refused for want of room: 429 and 5xx.
+    pub(crate) errors: u64,
+    /// As [`LatencySum::buckets`].
+    pub(crate) buckets: [u64; LATENCY_BOUNDS_US.len() + 1],
+}
+
+impl ClientTotals {
+    fn add(&mut self, shard: &Shard, route: Route) {
+        for verb in Verb::ALL {
+            let is_write = matches!(verb, Verb::Put | Verb::Post | Verb::Delete);
+            for (index, status) in STATUSES.into_iter().enumerate() {
+                let count = shard.requests[place(route, verb, index)].load(Ordering::Relaxed);
+                self.requests += count;
+                self.writes += if is_write && matches!(status, 200 | 202) { count } else { 0 };
+                self.errors += if status == 429 || status >= 500 { count } else { 0 };
+            }
+        }
+        for (sum, bucket) in self.buckets.iter_mut().zip(&shard.latency[route as usize].buckets) {
+            *sum += bucket.load(Ordering::Relaxed);
+        }
+    }
+}
+
 impl Metrics {
     pub(crate) fn add_shard(&self) -> Arc<Shard> {
         let shard = Arc::new(Shard::new());
@@ -94,6 +126,18 @@ impl Metrics {
     fn sum(&self, counter: impl Fn(&Shard) -> &AtomicU64) -> u64 {
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         shards.iter().map(|shard| counter(shard).load(Ordering::Relaxed)).sum()
+    }
+
+    /// What clients asked of keys since the start; probes, scrapes and watching do not count.
+    pub(crate) fn client_totals(&self) -> ClientTotals {
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals = ClientTotals::default();
+        for shard in shards.iter() {
+            for route in CLIENT_ROUTES {
+                totals.add(shard, route);
+            }
+        }
+        totals
     }
 
     /// Every series that was counted at least once.
@@ -167,6 +211,9 @@ mod tests {
                 RequestCount { route: "unknown", method: "other", status: OTHER_STATUS, count: 1 },
             ]
         );
+        let totals = metrics.client_totals();
+        assert_eq!((totals.requests, totals.writes, totals.errors), (2, 2, 0));
+        assert_eq!(totals.buckets[..2], [1, 1]);
         let latencies = metrics.latencies();
         assert_eq!((latencies[0].buckets[0], latencies[0].buckets[1], latencies[0].sum_us), (1, 1, 101));
         assert_eq!(latencies[1].buckets[LATENCY_BOUNDS_US.len()], 1);

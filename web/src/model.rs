@@ -5,8 +5,8 @@ pub use vaultdb_actors::{
     AgreementStatus, CacheStats, CheckResult, ClusterStatus, ComponentHealth, Divergence, EntryFate, Event,
     EventCount, EventKind, EventPage, EventRing, HealthReport, IntegrityStatus, JoinReply, JoinRequest,
     Leader, Leadership, Listing, ListingId, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus,
-    NodeInfo, NodeStatus, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats,
-    TransferDirection, TransferStatus, TransferTotals, WriteTimes, EVENTS_MAX, LISTING_LEASE,
+    NodeInfo, NodeStatus, PeerAnswer, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages,
+    StoreStats, TransferDirection, TransferStatus, TransferTotals, WriteTimes, EVENTS_MAX, LISTING_LEASE,
     PAGED_LISTINGS_MAX, STREAMED_LISTINGS_MAX,
 };
 pub use vaultdb_actors::{DataFile, Fault, FaultOrder, FaultRefusal};

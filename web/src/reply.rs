@@ -7,7 +7,7 @@ use std::sync::Arc;
 use actix_web::body::{BodyStream, BoxBody, None as NoBody};
 use actix_web::http::header::{
     HeaderMap, HeaderName, HeaderValue, ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    CONTENT_TYPE, ETAG, LOCATION, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::StatusCode;
 use actix_web::HttpResponse;
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures::stream::LocalBoxStream;
 use vaultdb_kv::{Consistency, Revision};
 
+use crate::dashboard;
 use crate::model::Leadership;
 use crate::problem::Problem;
 
@@ -123,8 +124,9 @@ impl Reply {
                 headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
             }
             Media::Html => {
-                let policy = "default-src 'none'; style-src 'unsafe-inline'";
-                headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+                headers.insert(CONTENT_SECURITY_POLICY, dashboard::policy());
+                headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+                headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
             }
             Media::Json
             | Media::Ndjson

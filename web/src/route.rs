@@ -20,6 +20,7 @@ pub(crate) enum Route {
     Members,
     Member,
     Promote,
+    MemberFaults,
     Leader,
     Faults,
     Fault,
@@ -27,13 +28,15 @@ pub(crate) enum Route {
     Readyz,
     Metrics,
     Events,
+    Observation,
+    Cluster,
     Home,
     Unknown,
 }
 
 impl Route {
     /// Every route, in the order of its discriminant.
-    pub(crate) const ALL: [Route; 20] = [
+    pub(crate) const ALL: [Route; 23] = [
         Route::Keys,
         Route::Key,
         Route::Kv,
@@ -45,6 +48,7 @@ impl Route {
         Route::Members,
         Route::Member,
         Route::Promote,
+        Route::MemberFaults,
         Route::Leader,
         Route::Faults,
         Route::Fault,
@@ -52,6 +56,8 @@ impl Route {
         Route::Readyz,
         Route::Metrics,
         Route::Events,
+        Route::Observation,
+        Route::Cluster,
         Route::Home,
         Route::Unknown,
     ];
@@ -68,8 +74,11 @@ impl Route {
             return (Route::Writes, rest);
         }
         if let Some(rest) = path.strip_prefix("/v1/members/") {
-            return match rest.strip_suffix("/promote") {
-                Some(name) => (Route::Promote, name),
+            if let Some(name) = rest.strip_suffix("/promote") {
+                return (Route::Promote, name);
+            }
+            return match rest.strip_suffix("/faults") {
+                Some(name) => (Route::MemberFaults, name),
                 None => (Route::Member, rest),
             };
         }
@@ -89,6 +98,8 @@ impl Route {
             "/readyz" => Route::Readyz,
             "/metrics" => Route::Metrics,
             "/v1/events" => Route::Events,
+            "/v1/observation" => Route::Observation,
+            "/v1/cluster" => Route::Cluster,
             "/" => Route::Home,
             _ => Route::Unknown,
         };
@@ -109,6 +120,7 @@ impl Route {
             Route::Members => "/v1/members",
             Route::Member => "/v1/members/{name}",
             Route::Promote => "/v1/members/{name}/promote",
+            Route::MemberFaults => "/v1/members/{name}/faults",
             Route::Leader => "/v1/leader",
             Route::Faults => "/v1/faults",
             Route::Fault => "/v1/faults/{id}",
@@ -116,6 +128,8 @@ impl Route {
             Route::Readyz => "/readyz",
             Route::Metrics => "/metrics",
             Route::Events => "/v1/events",
+            Route::Observation => "/v1/observation",
+            Route::Cluster => "/v1/cluster",
             Route::Home => "/",
             Route::Unknown => "unknown",
         }
@@ -126,7 +140,7 @@ impl Route {
         match self {
             Route::Keys | Route::Join | Route::Leader | Route::Promote => "POST",
             Route::Member | Route::Fault => "DELETE",
-            Route::Faults => "GET, HEAD, POST, DELETE",
+            Route::Faults | Route::MemberFaults => "GET, HEAD, POST, DELETE",
             Route::Key => "GET, HEAD, DELETE",
             Route::Kv => "GET, HEAD, PUT, DELETE",
             Route::List
@@ -138,6 +152,8 @@ impl Route {
             | Route::Readyz
             | Route::Metrics
             | Route::Events
+            | Route::Observation
+            | Route::Cluster
             | Route::Home => "GET, HEAD",
             Route::Unknown => "",
         }
@@ -204,6 +220,8 @@ mod tests {
         assert_eq!(Route::find("/v1/members/n.1"), (Route::Member, "n.1"));
         assert_eq!(Route::find("/v1/members/promote"), (Route::Member, "promote"));
         assert_eq!(Route::find("/v1/members/n.1/promote"), (Route::Promote, "n.1"));
+        assert_eq!(Route::find("/v1/members/n.1/faults"), (Route::MemberFaults, "n.1"));
+        assert_eq!(Route::find("/v1/cluster"), (Route::Cluster, ""));
         assert_eq!(Route::find("/v1/members/a/b"), (Route::Member, "a/b"));
         for unknown in ["", "*", "/status/", "/v1", "/v1/faults", "//key", "/KEY", "/k%65y/a"] {
             assert_eq!(Route::find(unknown).0, Route::Unknown, "{unknown}");

@@ -17,7 +17,7 @@ use vaultdb_web::model::{
     ActiveFault, AgreementStatus, CacheStats, CheckResult, ClusterStatus, ComponentHealth, Divergence,
     EntryFate, EventRing, FaultOrder, FaultRefusal, HealthReport, IntegrityStatus, JoinReply, JoinRequest,
     Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo,
-    NodeStatus, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats,
+    NodeStatus, PeerAnswer, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats,
     TransferDirection, TransferStatus, TransferTotals, View,
 };
 use vaultdb_web::Backend;
@@ -56,6 +56,11 @@ pub struct State {
     pub fault_refusals: Mutex<VecDeque<FaultRefusal>>,
     /// The node belongs to no cluster yet.
     pub starting: AtomicBool,
+    /// Address and request of each question to a member, and its body.
+    pub asked: Mutex<Vec<(String, String)>>,
+    pub asked_bodies: Mutex<Vec<Vec<u8>>>,
+    /// What every member answers.
+    pub peer_answer: Mutex<Option<Result<PeerAnswer, String>>>,
 }
 
 #[derive(Clone)]
@@ -415,6 +420,18 @@ impl Backend for Fake {
 
     fn clear_faults(&self, id: Option<u64>) -> usize {
         self.0.faults.clear(id)
+    }
+
+    async fn ask_member(
+        &self,
+        address: String,
+        what: String,
+        body: Vec<u8>,
+        _: Instant,
+    ) -> Result<PeerAnswer, String> {
+        self.0.asked.lock().unwrap().push((address, what));
+        self.0.asked_bodies.lock().unwrap().push(body);
+        self.0.peer_answer.lock().unwrap().clone().unwrap_or_else(|| Err("nobody is there".into()))
     }
 
     fn leadership(&self) -> Arc<Leadership> {

@@ -7,6 +7,7 @@
 mod admin;
 mod backup;
 mod client;
+mod dashboard;
 mod early;
 mod errors;
 mod events;

@@ -108,19 +108,6 @@ fn metrics() {
     assert!(!text.contains("secret"), "a key must never be a label");
 }
 
-/// The landing page is a page about this node that links to what there is.
-#[test]
-fn landing_page() {
-    let server = TestServer::start();
-    let answer = server.get("/");
-    assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
-    assert!(answer.header("content-security-policy").is_some());
-    for piece in ["node0", "href=\"/status\"", "href=\"/metrics\""] {
-        assert!(answer.text().contains(piece));
-    }
-    assert!(!answer.text().contains("{node}"));
-}
-
 /// A client that closes its half of the connection after its request still gets the answer.
 #[test]
 fn half_closed_clients_are_answered() {
