@@ -29,20 +29,22 @@ def name(node):
 
 def panic_store(stage, turn):
     node = stage.follower(turn) if turn % 2 == 0 else stage.leader()
+    before = restarts(stage, node, "store")
     stage.begin(f"the store actor of {name(node)} panics")
     stage.inject(node, "actor_panic", component="store")
-    stage.detected(nodes={node}, components={"store"})
+    stage.detected(nodes={node}, components={"store"}, seen=lambda: ailing(stage, node, "store", before))
     stage.back(f"{name(node)} reads and writes again", lambda: stage.serves(node))
-    stage.healed(from_node=node)
+    stage.healed(by="rebuilt by the supervisor", from_node=node)
 
 
 def hang_dispatcher(stage, turn):
     node = stage.leader() if turn % 2 == 0 else stage.follower(turn)
+    before = restarts(stage, node, "dispatcher")
     stage.begin(f"the replication dispatcher of {name(node)} hangs")
     stage.inject(node, "actor_hang", component="dispatcher", duration=f"{HANG_SECONDS}s")
-    stage.detected(nodes={node}, components={"dispatcher"})
+    stage.detected(nodes={node}, components={"dispatcher"}, seen=lambda: ailing(stage, node, "dispatcher", before))
     stage.back(f"{name(node)} takes writes again", lambda: stage.serves(node))
-    stage.healed(from_node=node)
+    stage.healed(by="rebuilt by the supervisor", from_node=node)
 
 
 def stall_disk(stage, turn):
@@ -131,6 +133,25 @@ def other_leads(stage, leader, among=None):
         if node != leader and (among is None or node in among) and status and status["node"]["state"] == "leader":
             return f"{name(node)} leads in place of {name(leader)}"
     return None
+
+
+def component_of(stage, node, component):
+    """What a node's status says about one of its components; empty when it says nothing."""
+    status = stage.watch.statuses()[node]
+    found = status["health"]["components"] if status else []
+    return next((each for each in found if each["name"] == component), {})
+
+
+def restarts(stage, node, component):
+    return component_of(stage, node, component).get("restarts", 0)
+
+
+def ailing(stage, node, component, before):
+    """In words, once a component is unwell or was rebuilt."""
+    found = component_of(stage, node, component)
+    if found.get("state", "healthy") != "healthy":
+        return f"{name(node)}: {component} is {found['state']}: {found['reason']}"
+    return f"{name(node)}: {component} was rebuilt" if found.get("restarts", 0) > before else None
 
 
 def unreachable(stage, node):
