@@ -84,7 +84,7 @@ def cut_in_halves(stage, turn):
 def corrupt_file(stage, turn):
     node, file = stage.follower(turn + 1, stage.cluster.wipeable), FILES[turn % len(FILES)]
     stage.damaged[node] += 1
-    before = member_id(stage, node)
+    before, rebuilt = member_id(stage, node), restarts(stage, node, "integrity")
     stage.begin(f"bits flip in a file ({file}) of {name(node)}, a follower")
     stage.inject(node, "flip_bits", file=file)
     if file == "wal":
@@ -94,7 +94,7 @@ def corrupt_file(stage, turn):
     def noticed():
         if file == "rocksdb":
             reads_all(stage, node)
-        return renewed(stage, node, before)
+        return ailing(stage, node, "integrity", rebuilt) or renewed(stage, node, before)
 
     stage.detected(nodes={node}, components={"integrity"}, seen=noticed)
     stage.back(f"{name(node)} serves again", lambda: renewed(stage, node, before) and stage.serves(node))
