@@ -20,6 +20,7 @@ import load
 import machine
 import steps
 import verdict
+from chorus import Chorus
 from containers import Containers
 from processes import Processes
 from stage import Outcome, Stage
@@ -39,11 +40,6 @@ EDGE_SECONDS = 2.0
 WHOLE_SECONDS_MAX = 60
 MINUTES_MAX = 24 * 60
 PLAIN_LINE_SECONDS = 10
-TONES = {
-    "restarted": "good", "recovered": "good", "rebuilt": "good", "peer_back": "good", "degraded": "warn",
-    "leader_changed": "warn", "peer_unreachable": "warn", "failed": "bad",
-    "escalated": "bad", "quarantined": "bad", "fault_injected": "dim", "fault_cleared": "dim", "started": "dim",
-}
 
 
 class Demo:
@@ -52,6 +48,9 @@ class Demo:
         self.directory = directory
         self.token = f"{random.getrandbits(48):012x}"
         self.watch = self.load = self.stage = None
+        self.chorus = Chorus()
+        # Unix time at which the cluster was there.
+        self.formed = 0.0
         self.outcomes = []
         self.failures = []
         self.view = View(self.frame)
@@ -73,14 +72,16 @@ class Demo:
         self.view.say("runner", f"node{node}: {text}", "dim")
 
     def on_event(self, event):
-        tone = TONES.get(event.what, "plain")
-        self.view.say(f"node{event.node}", f"{event.component} {event.what.replace('_', ' ')}: {event.detail}", tone)
+        # How they formed a cluster is no part of the script.
+        if event.time >= self.formed and (line := self.chorus.line(event)):
+            self.view.say(f"node{event.node}", *line)
 
     def run(self):
         with self.view:
             runner = Containers if self.args.compose else Processes
             self.view.say("runner", f"starting five nodes as {runner.kind}", "head")
             with runner(self.args.binary, self.directory, self.note) as cluster:
+                self.formed = time.time()
                 self.tell_plain_story(cluster.ports)
                 with Watch(cluster.ports, self.on_event) as self.watch, \
                         load.Load(cluster.ports, CLIENTS, self.args.rate, self.token) as self.load:

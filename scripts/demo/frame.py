@@ -41,7 +41,7 @@ def load_lines(load):
     found = history.slots(lately, begin, now - history.SLOT_SECONDS)
     empty = found.total - found.covered
     return [
-        (f"  writes acknowledged each second of the last minute |{bars(each[::-1], load.rate)}| {each[1]}/s now", "plain"),
+        (f"  writes a second, last minute |{bars(each[::-1], load.rate)}| {each[1]}/s now", "plain"),
         (f"  {empty} of {found.total} slots of 100 ms without one; the longest gap {seconds(found.gap)}",
          "warn" if empty else "good"),
     ]

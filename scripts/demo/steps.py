@@ -29,20 +29,22 @@ def name(node):
 
 def panic_store(stage, turn):
     node = stage.follower(turn) if turn % 2 == 0 else stage.leader()
+    before = restarts(stage, node, "store")
     stage.begin(f"the store actor of {name(node)} panics")
     stage.inject(node, "actor_panic", component="store")
-    stage.detected(nodes={node}, components={"store"})
+    stage.detected(nodes={node}, components={"store"}, seen=lambda: ailing(stage, node, "store", before))
     stage.back(f"{name(node)} reads and writes again", lambda: stage.serves(node))
-    stage.healed(from_node=node)
+    stage.healed(by="rebuilt by the supervisor", from_node=node)
 
 
 def hang_dispatcher(stage, turn):
     node = stage.leader() if turn % 2 == 0 else stage.follower(turn)
+    before = restarts(stage, node, "dispatcher")
     stage.begin(f"the replication dispatcher of {name(node)} hangs")
     stage.inject(node, "actor_hang", component="dispatcher", duration=f"{HANG_SECONDS}s")
-    stage.detected(nodes={node}, components={"dispatcher"})
+    stage.detected(nodes={node}, components={"dispatcher"}, seen=lambda: ailing(stage, node, "dispatcher", before))
     stage.back(f"{name(node)} takes writes again", lambda: stage.serves(node))
-    stage.healed(from_node=node)
+    stage.healed(by="rebuilt by the supervisor", from_node=node)
 
 
 def stall_disk(stage, turn):
@@ -82,7 +84,7 @@ def cut_in_halves(stage, turn):
 def corrupt_file(stage, turn):
     node, file = stage.follower(turn + 1, stage.cluster.wipeable), FILES[turn % len(FILES)]
     stage.damaged[node] += 1
-    before = member_id(stage, node)
+    before, rebuilt = member_id(stage, node), restarts(stage, node, "integrity")
     stage.begin(f"bits flip in a file ({file}) of {name(node)}, a follower")
     stage.inject(node, "flip_bits", file=file)
     if file == "wal":
@@ -92,7 +94,7 @@ def corrupt_file(stage, turn):
     def noticed():
         if file == "rocksdb":
             reads_all(stage, node)
-        return renewed(stage, node, before)
+        return ailing(stage, node, "integrity", rebuilt) or renewed(stage, node, before)
 
     stage.detected(nodes={node}, components={"integrity"}, seen=noticed)
     stage.back(f"{name(node)} serves again", lambda: renewed(stage, node, before) and stage.serves(node))
@@ -131,6 +133,25 @@ def other_leads(stage, leader, among=None):
         if node != leader and (among is None or node in among) and status and status["node"]["state"] == "leader":
             return f"{name(node)} leads in place of {name(leader)}"
     return None
+
+
+def component_of(stage, node, component):
+    """What a node's status says about one of its components; empty when it says nothing."""
+    status = stage.watch.statuses()[node]
+    found = status["health"]["components"] if status else []
+    return next((each for each in found if each["name"] == component), {})
+
+
+def restarts(stage, node, component):
+    return component_of(stage, node, component).get("restarts", 0)
+
+
+def ailing(stage, node, component, before):
+    """In words, once a component is unwell or was rebuilt."""
+    found = component_of(stage, node, component)
+    if found.get("state", "healthy") != "healthy":
+        return f"{name(node)}: {component} is {found['state']}: {found['reason']}"
+    return f"{name(node)}: {component} was rebuilt" if found.get("restarts", 0) > before else None
 
 
 def unreachable(stage, node):
