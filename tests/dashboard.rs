@@ -264,7 +264,7 @@ fn screenshots() {
 }
 
 /// Down to the first lines of the timeline.
-const PICTURE_HEIGHT: u32 = 1160;
+const PICTURE_HEIGHT: u32 = 1100;
 
 /// Waits until the node has told of so many seconds.
 fn wait_figures(cluster: &Cluster, i: usize, seconds: usize) {

@@ -13,6 +13,9 @@ use crate::observation::{Known, OBSERVED_EVENTS_MAX};
 /// Most members that are asked: twice of what a cluster should have.
 pub(crate) const MEMBERS_MAX: usize = 16;
 
+/// Rounds in a row that a member misses before it counts as unreachable: one may be a busy machine.
+const MISSES_UNREACHABLE: u32 = 2;
+
 /// Where a member is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -48,6 +51,9 @@ pub(crate) struct Sighting {
     events: VecDeque<Value>,
     #[serde(skip)]
     known: Known,
+    /// Rounds missed since it answered last, and when the first of them was.
+    #[serde(skip)]
+    misses: (u32, u64),
 }
 
 /// A frame for whoever watches.
@@ -109,7 +115,7 @@ impl Sighting {
         }
         self.known.figures_ms = last(&figures, "time_ms").unwrap_or(self.known.figures_ms);
         (self.reachable, self.unreachable_since_ms, self.reason) = (true, None, None);
-        (self.fault_injection, self.status) = (fault_injection, Some(status));
+        (self.fault_injection, self.status, self.misses) = (fault_injection, Some(status), (0, 0));
         let (old_figures, old_events) = (std::mem::take(&mut self.figures), std::mem::take(&mut self.events));
         let news = Sighting { figures: figures.into(), events: events.into(), ..self.clone() };
         self.figures = appended(old_figures, &news.figures, FIGURES_MAX);
@@ -118,8 +124,12 @@ impl Sighting {
     }
 
     fn missed(&mut self, reason: String, since_ms: u64) -> Sighting {
-        self.unreachable_since_ms.get_or_insert(since_ms);
-        (self.reachable, self.reason, self.status) = (false, Some(reason), None);
+        let (misses, first_ms) = self.misses;
+        self.misses = (misses + 1, if misses == 0 { since_ms } else { first_ms });
+        if !self.reachable || self.misses.0 >= MISSES_UNREACHABLE {
+            self.unreachable_since_ms.get_or_insert(self.misses.1);
+            (self.reachable, self.reason, self.status) = (false, Some(reason), None);
+        }
         Sighting { figures: VecDeque::new(), events: VecDeque::new(), ..self.clone() }
     }
 }
@@ -177,6 +187,21 @@ mod tests {
         assert_eq!(gathered.known("a").seq, 0);
         gathered.take(vec![(place("b"), told(1, 0..0, Value::Null))], 0);
         assert_eq!(gathered.all().len(), 1, "a is no member any more");
+    }
+
+    /// One missed round changes nothing, the next one does, and then it is unreachable since the first.
+    #[test]
+    fn one_miss_is_forgiven() {
+        let mut gathered = Gathered::default();
+        gathered.take(vec![(place("a"), told(1, 1..2, Value::Null))], 1_000);
+        for (time_ms, reachable, since) in [(2_000, true, None), (3_000, false, Some(2_000))] {
+            let news = gathered.take(vec![(place("a"), Err("no answer in time".into()))], time_ms);
+            assert_eq!((news[0].reachable, news[0].unreachable_since_ms), (reachable, since));
+            assert!(news[0].events.is_empty());
+        }
+        gathered.take(vec![(place("a"), told(1, 2..3, Value::Null))], 4_000);
+        let news = gathered.take(vec![(place("a"), Err("refused".into()))], 5_000);
+        assert!(news[0].reachable, "it begins anew");
     }
 
     /// Whoever does not answer is unreachable since it began, or since the leader heard of it last.

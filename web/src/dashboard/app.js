@@ -502,7 +502,7 @@
     if (!status) {
       const last = v.node.lastStatus;
       const facts = [['Address', v.node.haddr]];
-      return last ? [...facts, ['Last applied', count(last.raft.applied)], ['Last role', last.node.state]] : facts;
+      return last ? [...facts, ['Applied', count(last.raft.applied)], ['Was', last.node.state]] : facts;
     }
     return [
       ['Term', count(status.cluster.term)],
