@@ -78,11 +78,7 @@ impl Shared {
         self.keys_estimate.store(gauge.keys_estimate, Ordering::Relaxed);
         self.disk_bytes.store(gauge.disk_bytes, Ordering::Relaxed);
         if gauge.background_errors > 0 {
-            // RocksDB takes no more writes, and answers why.
-            let reason = core.engine().flush().err();
-            let failed =
-                || StorageError::Poisoned { reason: "a flush or compaction of RocksDB failed".into() };
-            core.fail(reason.unwrap_or_else(failed));
+            core.fail(StorageError::Poisoned { reason: "a flush or compaction of RocksDB failed".into() });
         }
         Ok(())
     }

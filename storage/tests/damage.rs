@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{append, id, small_segments, Blob};
@@ -18,6 +19,8 @@ use vaultdb_storage::{DiskLog, LogId, Op, StateMachine, StorageError, StoreOptio
 const ENTRIES: u64 = 400;
 const FLUSHED: u64 = 300;
 const PURGED: u64 = 200;
+/// Longest wait for a compaction, and for the look at how it ended.
+const FOUND_LIMIT: Duration = Duration::from_secs(20);
 /// Bits that are flipped in each file, one at a time, spread over its length.
 const FLIPS: u64 = 9;
 
@@ -165,6 +168,34 @@ fn the_log_is_verified_while_it_is_open() {
     // More is written to the newest one, which is verified up to there.
     append(&log, vec![(id(1, 41), Blob(vec![7; 100]))]);
     assert!(log.scrub(&mut |_| true).unwrap());
+}
+
+/// What a compaction finds is told as damage, also of a store that nobody writes to.
+#[test]
+fn damage_that_a_compaction_finds() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = StateMachine::open(dir.path(), options()).unwrap();
+    for round in 0..8 {
+        let run = run(round * 50 + 1..=round * 50 + 50);
+        if store.apply(&run).and_then(|_| store.flush()).is_err() {
+            break;
+        }
+        if round == 0 {
+            let mut paths = Vec::new();
+            files(dir.path(), &mut paths);
+            let sst =
+                paths.into_iter().find(|path| path.extension().is_some_and(|end| end == "sst")).unwrap();
+            let mut content = fs::read(&sst).unwrap();
+            content[100] ^= 1;
+            fs::write(&sst, content).unwrap();
+        }
+    }
+    let end = Instant::now() + FOUND_LIMIT;
+    while store.corruption().is_none() {
+        assert!(Instant::now() < end, "not found");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(matches!(store.get(&key(1)), Err(StorageError::Poisoned { .. })));
 }
 
 /// No flip is served, none is taken for anything but damage, and those that nobody would read are found by the

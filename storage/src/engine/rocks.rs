@@ -301,14 +301,29 @@ impl RocksEngine {
     }
 
     pub(crate) fn gauge(&self) -> Result<Gauge, StorageError> {
+        let background_errors = self.property(properties::BACKGROUND_ERRORS)?;
+        if background_errors > 0 {
+            self.check_background()?;
+        }
         let dir = self.dir();
         // A file that a compaction has just removed counts for nothing.
         let size = |name: &String| std::fs::metadata(dir.join(name)).map_or(0, |file| file.len());
         Ok(Gauge {
             keys_estimate: self.keys_estimate()?,
             disk_bytes: durable_fs::names(&dir)?.iter().map(size).sum(),
-            background_errors: self.property(properties::BACKGROUND_ERRORS)?,
+            background_errors,
         })
+    }
+
+    /// Why RocksDB's own threads failed, if that made it take no more writes. Never waits.
+    fn check_background(&self) -> Result<(), StorageError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        options.set_no_slowdown(true);
+        match self.db.write_opt(WriteBatch::default(), &options) {
+            Err(error) if error.kind() != ErrorKind::Incomplete => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 
