@@ -8,7 +8,7 @@ ECHO_SECONDS = 3.0
 TOLD_MAX = 256
 TONES = {
     "restarted": "good", "recovered": "good", "rebuilt": "good", "peer_back": "good", "degraded": "warn",
-    "leader_changed": "warn", "peer_unreachable": "warn", "failed": "bad", "escalated": "bad", "quarantined": "bad",
+    "leader_changed": "warn", "peer_unreachable": "warn", "panicked": "bad", "hung": "bad", "failed": "bad", "escalated": "bad", "quarantined": "bad",
     "fault_injected": "dim", "fault_cleared": "dim",
 }
 

@@ -20,20 +20,25 @@
     started: ['Started', '●', 'plain', 'good'],
     stopped: ['Stopped', '■', 'plain', 'good'],
     degraded: ['Degraded', '▲', 'warn', 'bad'],
+    panicked: ['Panicked', '✕', 'bad', 'bad'],
+    hung: ['Hangs', '✕', 'bad', 'bad'],
     failed: ['Failed', '✕', 'bad', 'bad'],
+    stepped_aside: ['Gave leadership away', '★', 'plain', 'good'],
     escalated: ['Escalated', '✕', 'bad', 'bad'],
     restarted: ['Restarted', '↻', 'good', 'good'],
     recovered: ['Recovered', '✓', 'good', 'good'],
     rebuilt: ['Rebuilt', '↻', 'good', 'good'],
     quarantined: ['Quarantined', '✕', 'bad', 'bad'],
     read_only: ['Read only', '▲', 'warn', 'bad'],
+    peer_unreachable: ['Peer lost', '▲', 'warn', 'bad'],
+    peer_back: ['Peer back', '✓', 'good', 'good'],
     leader_changed: ['Leader changed', '★', 'plain', 'good'],
     fault_injected: ['Fault injected', '⚡', 'fault', 'bad'],
     fault_cleared: ['Fault cleared', '⚡', 'fault', 'good'],
     unreachable: ['Does not answer', '✕', 'bad', 'bad'],
     reachable: ['Answers again', '✓', 'good', 'good'],
   };
-  const MARKED = new Set(['failed', 'unreachable', 'fault_injected']);
+  const MARKED = new Set(['panicked', 'hung', 'failed', 'unreachable', 'fault_injected']);
   const QUIET = new Set(['started', 'stopped']);
 
   // What may be broken: a heading, and for each button its name and the body of POST /v1/faults.
