@@ -60,7 +60,8 @@ impl Witness {
 
 impl Seen {
     fn leader_changed(&mut self, leadership: &Leadership) -> Option<String> {
-        let name = &leadership.leader.as_ref()?.name;
+        // A node that has just joined hears of a leader before it knows the members' names.
+        let name = leadership.leader.as_ref().map(|leader| &leader.name).filter(|name| !name.is_empty())?;
         let term = leadership.term;
         let before = self.leader.replace((name.clone(), term));
         match before {
@@ -69,5 +70,29 @@ impl Seen {
             Some((old, _)) if old == *name => Some(format!("{name} leads again, now in term {term}")),
             Some((old, _)) => Some(format!("leadership went from {old} to {name} in term {term}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vaultdb_consensus::api::Leader;
+    use vaultdb_kv::MemberAddr;
+
+    use super::*;
+
+    fn led_by(name: &str, term: u64) -> Leadership {
+        let addr = MemberAddr { raft: String::new(), http: String::new() };
+        Leadership { term, leader: Some(Leader { id: 1, name: name.into(), addr }), is_local: false }
+    }
+
+    /// A leader counts from when its name is known.
+    #[test]
+    fn nameless_leaders_wait() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.leader_changed(&led_by("", 3)), None);
+        assert_eq!(seen.leader_changed(&led_by("node3", 3)), Some("node3 leads in term 3".into()));
+        assert_eq!(seen.leader_changed(&led_by("", 4)), None);
+        let moved = seen.leader_changed(&led_by("node1", 4));
+        assert_eq!(moved, Some("leadership went from node3 to node1 in term 4".into()));
     }
 }
