@@ -12,7 +12,7 @@ use std::time::Instant;
 use actix::{Addr, WeakAddr};
 use tokio::sync::Notify;
 use vaultdb_consensus::stages::Stage;
-use vaultdb_kv::{failpoint, Command, Room, WriteError};
+use vaultdb_kv::{failpoint, Command, Room, Shortage, WriteError};
 
 use crate::dispatcher::{Outcome, ReplicationDispatcher};
 use crate::gate::{Answers, Reply};
@@ -106,15 +106,12 @@ impl Queue {
 
     /// Takes writes in, or refuses those that are too many, and those that grow the data of a node without room.
     pub fn admit(self: &Rc<Self>, items: Vec<Item>) {
-        let shortage = self.room.shortage();
         for item in items {
             let bytes = self.pending_bytes.get() + item.write.bytes;
-            let refusal = match &shortage {
-                Some(why) if item.write.command.grows() => Some(WriteError::OutOfSpace(why.clone())),
-                _ if self.pending.get() >= self.commands_max || bytes > self.bytes_max => {
-                    Some(WriteError::Overloaded)
-                }
-                Some(_) | None => None,
+            let refusal = if self.pending.get() >= self.commands_max || bytes > self.bytes_max {
+                Some(WriteError::Overloaded)
+            } else {
+                self.shortage(&item.write).map(WriteError::OutOfSpace)
             };
             if let Some(refusal) = refusal {
                 self.failed.set(self.failed.get() + 1);
@@ -128,6 +125,10 @@ impl Queue {
         failpoint::reach("write-queued");
         self.deliver();
         self.pump();
+    }
+
+    fn shortage(&self, write: &Pending) -> Option<Shortage> {
+        write.command.grows().then(|| self.room.take(write.bytes as u64)).flatten()
     }
 
     fn reply(&self, item: Item, outcome: Outcome) {

@@ -7,12 +7,13 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{sync_channel, RecvTimeoutError, SyncSender};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::thread::{park_timeout, sleep, JoinHandle};
 use std::time::Duration;
 
 use vaultdb_kv::units::show_size;
-use vaultdb_kv::{Health, Measured, Room};
+use vaultdb_kv::{Health, Measured, Room, RoomLines};
 use vaultdb_storage::{Ballast, DiskSpace};
 
 use crate::shared::Shared;
@@ -30,6 +31,9 @@ const LINE_PER_BALLAST: u64 = 2;
 /// The ballast is made where so many first lines stay free beside it.
 const LINES_BESIDE_BALLAST: u64 = 2;
 
+/// Shortest time between two looks, however much is written.
+const LOOK_PAUSE: Duration = Duration::from_millis(5);
+
 /// What is watched, and where the lines are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpaceOptions {
@@ -40,12 +44,12 @@ pub struct SpaceOptions {
     pub free_bytes_min: u64,
     /// Size of the ballast, at most half of the line above; 0: none.
     pub ballast_bytes: u64,
-    /// Time between two looks.
+    /// Longest time between two looks; a burst of writes brings the next one forward.
     pub interval: Duration,
 }
 
 impl SpaceOptions {
-    /// Looks once a second.
+    /// Looks once a second at least.
     pub fn new(data_dir: PathBuf, free_bytes_min: u64, ballast_bytes: u64) -> Self {
         Self { data_dir, free_bytes_min, ballast_bytes, interval: Duration::from_secs(1) }
     }
@@ -178,7 +182,7 @@ impl<D: Disk> Watch<D> {
         self.level = lines.level(before, free_bytes);
         let read_only = self.level >= Level::ReadOnly;
         let measured = Measured { free_bytes, total_bytes: space.total_bytes, read_only };
-        self.room.note(measured, lines.resume());
+        self.room.note(measured, RoomLines { read_only: lines.read_only, resume: lines.resume() });
         if self.level != before {
             self.ballast_failed = false;
         }
@@ -243,7 +247,8 @@ fn news(before: Level, level: Level, lines: &Lines, measured: &Measured) -> News
 
 /// The thread that looks; it ends with this.
 pub(crate) struct SpaceWatch {
-    _stop: SyncSender<()>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 impl SpaceWatch {
@@ -255,19 +260,37 @@ impl SpaceWatch {
         let disk = DataDir { path: options.data_dir.clone(), ballast: Ballast::of(&options.data_dir) };
         let mut watch = Watch::new(disk, options, shared.options.room.clone());
         tell(shared, watch.look());
-        let (stop, stopped) = sync_channel(0);
-        let teller = shared.clone();
-        let run = move || {
-            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                tell(&teller, watch.look());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (teller, stopped) = (shared.clone(), stop.clone());
+        let run = move || loop {
+            // Ends early when a burst of writes asks for it.
+            park_timeout(interval);
+            if stopped.load(Ordering::Acquire) {
+                return;
             }
+            tell(&teller, watch.look());
+            sleep(LOOK_PAUSE);
         };
-        if let Err(error) = std::thread::Builder::new().name("disk-space".into()).spawn(run) {
-            let reason = format!("nobody watches the free space, there is no thread for it: {error}");
-            let events = vec![(EventKind::Degraded, reason.clone())];
-            tell(shared, Some(News { state: Health::Degraded, reason: Some(reason), events }));
+        match std::thread::Builder::new().name("disk-space".into()).spawn(run) {
+            Ok(thread) => {
+                shared.options.room.watched_by(thread.thread().clone());
+                Some(Self { stop, thread })
+            }
+            Err(error) => {
+                let reason = format!("nobody watches the free space, there is no thread for it: {error}");
+                let events = vec![(EventKind::Degraded, reason.clone())];
+                tell(shared, Some(News { state: Health::Degraded, reason: Some(reason), events }));
+                None
+            }
         }
-        Some(Self { _stop: stop })
+    }
+}
+
+impl Drop for SpaceWatch {
+    fn drop(&mut self) {
+        // Not waited for: a disk that hangs would hold up whoever stops.
+        self.stop.store(true, Ordering::Release);
+        self.thread.thread().unpark();
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 
-use vaultdb_kv::Shortage;
+use vaultdb_kv::{Room, Shortage};
 
 use crate::api::ProposeError;
 use crate::core::Core;
@@ -22,35 +22,44 @@ impl Core {
     where
         F: Future<Output = Vec<Result<T, ProposeError>>>,
     {
-        match self.room.shortage() {
-            // Where another leads, it is asked: its room is what counts.
-            Some(shortage) if self.leadership().is_local => without_growth(&shortage, commands, take).await,
-            Some(_) | None => take(commands.into_iter()).await,
+        // Where another leads, it is asked: its room is what counts.
+        if !self.leadership().is_local {
+            return take(commands.into_iter()).await;
         }
+        let refusals = commands.iter().map(|command| refusal(&self.room, command)).collect();
+        without_refused(refusals, commands, take).await
     }
 }
 
-async fn without_growth<T, F>(
-    shortage: &Shortage,
+fn refusal(room: &Room, command: &SharedCommand) -> Option<Shortage> {
+    let bytes = u64::try_from(command.0.payload_bytes()).unwrap_or(u64::MAX);
+    command.0.grows().then(|| room.take(bytes)).flatten()
+}
+
+async fn without_refused<T, F>(
+    refusals: Vec<Option<Shortage>>,
     commands: Vec<SharedCommand>,
     take: impl FnOnce(std::vec::IntoIter<SharedCommand>) -> F,
 ) -> Vec<Result<T, ProposeError>>
 where
     F: Future<Output = Vec<Result<T, ProposeError>>>,
 {
-    let grows: Vec<bool> = commands.iter().map(|command| command.0.grows()).collect();
-    let taken: Vec<_> = commands.into_iter().filter(|command| !command.0.grows()).collect();
+    if refusals.iter().all(Option::is_none) {
+        return take(commands.into_iter()).await;
+    }
+    let all = commands.into_iter().zip(&refusals);
+    let taken: Vec<_> = all.filter(|(_, refusal)| refusal.is_none()).map(|(command, _)| command).collect();
     let mut answers = match taken.is_empty() {
         true => Vec::new(),
         false => take(taken.into_iter()).await,
     }
     .into_iter();
     let unanswered = || Err(ProposeError::Unknown { reason: "consensus gave no answer".into() });
-    grows
+    refusals
         .into_iter()
-        .map(|grows| match grows {
-            true => Err(ProposeError::OutOfSpace(shortage.clone())),
-            false => answers.next().unwrap_or_else(unanswered),
+        .map(|refusal| match refusal {
+            Some(shortage) => Err(ProposeError::OutOfSpace(shortage)),
+            None => answers.next().unwrap_or_else(unanswered),
         })
         .collect()
 }
@@ -60,7 +69,7 @@ mod tests {
     use std::sync::Arc;
 
     use futures::FutureExt;
-    use vaultdb_kv::{Command, Key};
+    use vaultdb_kv::{Command, Key, Measured, RoomLines};
 
     use super::*;
 
@@ -68,7 +77,7 @@ mod tests {
     /// left.
     #[test]
     fn each_command_has_its_own_answer() {
-        let shortage = Shortage { node: "n".into(), free_bytes: 1, needed_bytes: 2 };
+        let room = Room::new("n", Arc::default());
         let set = || SharedCommand::new(Arc::new(Command::Set { pairs: vec![] }));
         let delete = |key: &str| {
             let key = Key::new(key.to_owned()).expect("a key");
@@ -78,18 +87,27 @@ mod tests {
             commands
                 .map(|command| match &*command.0 {
                     Command::Delete { key } => Ok(key.as_bytes().to_vec()),
-                    other => panic!("{other:?} was handed on"),
+                    _ => Ok(b"set".to_vec()),
                 })
                 .collect()
         };
-        let answer =
-            |commands| without_growth(&shortage, commands, take).now_or_never().expect("nothing to wait for");
+        let answer = |commands: Vec<SharedCommand>| {
+            let refusals = commands.iter().map(|command| refusal(&room, command)).collect();
+            without_refused(refusals, commands, take).now_or_never().expect("nothing to wait for")
+        };
+        assert_eq!(answer(vec![set(), delete("a")]), [Ok(b"set".to_vec()), Ok(b"a".to_vec())]);
+
+        let lines = RoomLines { read_only: 80, resume: 100 };
+        room.note(Measured { free_bytes: 1, total_bytes: 1_000, read_only: true }, lines);
+        let shortage = Shortage { node: "n".into(), free_bytes: 1, needed_bytes: 100 };
         let refused = || Err(ProposeError::OutOfSpace(shortage.clone()));
         let answers = answer(vec![set(), delete("a"), set(), delete("b")]);
         assert_eq!(answers, [refused(), Ok(b"a".to_vec()), refused(), Ok(b"b".to_vec())]);
         let nothing_left = |_| async { panic!("handed on") };
         let answers: Vec<Result<(), _>> =
-            without_growth(&shortage, vec![set()], nothing_left).now_or_never().expect("nothing to wait for");
+            without_refused(vec![Some(shortage.clone())], vec![set()], nothing_left)
+                .now_or_never()
+                .expect("nothing to wait for");
         assert_eq!(answers, [Err(ProposeError::OutOfSpace(shortage.clone()))]);
     }
 }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use support::{deadline, set, Cluster};
 use vaultdb_consensus::api::ProposeError;
-use vaultdb_kv::{ApplyResult, Command, Key, Measured};
+use vaultdb_kv::{ApplyResult, Command, Key, Measured, RoomLines};
 
-const NEEDED: u64 = 100;
+const LINES: RoomLines = RoomLines { read_only: 80, resume: 100 };
 
 fn measured(read_only: bool) -> Measured {
-    Measured { free_bytes: 40, total_bytes: 1_000, read_only }
+    Measured { free_bytes: if read_only { 40 } else { 1 << 30 }, total_bytes: 1 << 40, read_only }
 }
 
 fn delete(key: &str) -> Arc<Command> {
@@ -28,13 +28,13 @@ async fn a_leader_without_room_takes_no_growth_of_its_peers() {
     let name = cluster.nodes[leader].status().node.name;
     let to = cluster.nodes[leader].status().node.id;
     cluster.put_among(&[leader], "old", "1").await;
-    cluster.rooms[&name].note(measured(true), NEEDED);
+    cluster.rooms[&name].note(measured(true), LINES);
 
     let batch = vec![set("a", "1"), delete("old"), set("b", "2")];
     let answers = cluster.nodes[follower].forward(to, batch, deadline(5_000)).await;
     let refused = |answer: &Result<_, ProposeError>| match answer {
         Err(ProposeError::OutOfSpace(why)) => {
-            assert_eq!((&why.node, why.free_bytes, why.needed_bytes), (&name, 40, NEEDED));
+            assert_eq!((&why.node, why.free_bytes, why.needed_bytes), (&name, 40, LINES.resume));
         }
         other => panic!("{other:?}"),
     };
@@ -51,12 +51,12 @@ async fn a_leader_without_room_takes_no_growth_of_its_peers() {
         let node = cluster.nodes[other].status().node;
         (node.name, node.id)
     };
-    cluster.rooms[&other_name].note(measured(true), NEEDED);
+    cluster.rooms[&other_name].note(measured(true), LINES);
     let answers = cluster.nodes[follower].forward(other_id, vec![set("d", "4")], deadline(5_000)).await;
     assert_eq!(answers, [Err(ProposeError::NotLeader)]);
     cluster.join("node3").await;
 
-    cluster.rooms[&name].note(measured(false), NEEDED);
+    cluster.rooms[&name].note(measured(false), LINES);
     let answers = cluster.nodes[follower].forward(to, vec![set("e", "5")], deadline(5_000)).await;
     assert!(answers[0].is_ok(), "{answers:?}");
     for (key, value) in [("a", None), ("b", None), ("c", None), ("d", None), ("old", None), ("e", Some("5"))]

@@ -29,7 +29,7 @@ pub use key::{Key, Value, Versioned};
 pub use limits::Limits;
 pub use listing::{EncodeItem, KeyBounds, ListItem, ListQuery, Page, PageFiller, PageRequest};
 pub use member::{Health, MemberAddr, NodeId, Role};
-pub use room::{Measured, Room, Shortage};
+pub use room::{Measured, Room, RoomLines, Shortage};
 
 /// A cluster-wide number that grows by one with each applied write and is the same on every node.
 pub type Revision = u64;

@@ -1,6 +1,6 @@
 //! What follows from so many free bytes: the disk here is a number.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use vaultdb_kv::{FaultKind, Faults};
 
@@ -81,7 +81,7 @@ impl Setup {
     }
 
     fn refuses(&self) -> bool {
-        self.room.shortage().is_some()
+        self.room.take(0).is_some()
     }
 
     fn ballast(&self) -> u64 {
@@ -96,13 +96,13 @@ fn read_only_with_hysteresis() {
     assert_eq!(setup.look_at(TOTAL), None);
     assert_eq!(setup.look_at(100 * MIB), None, "the line itself is enough");
     assert_eq!(setup.look_at(100 * MIB - 1), Some((Health::Degraded, vec![EventKind::ReadOnly])));
-    let shortage = setup.room.shortage().expect("refused");
+    let shortage = setup.room.take(0).expect("refused");
     assert_eq!((shortage.free_bytes, shortage.needed_bytes), (100 * MIB - 1, 125 * MIB));
     for free in [110 * MIB, 90 * MIB, 125 * MIB - 1] {
         assert_eq!(setup.look_at(free), None);
         assert!(setup.refuses());
     }
-    assert_eq!(setup.room.shortage().map(|s| s.free_bytes), Some(125 * MIB - 1), "measured anew");
+    assert_eq!(setup.room.take(0).map(|s| s.free_bytes), Some(125 * MIB - 1), "measured anew");
     assert_eq!(setup.look_at(125 * MIB), Some((Health::Healthy, vec![EventKind::Recovered])));
     assert!(!setup.refuses());
     assert_eq!(setup.look_at(100 * MIB), None);
@@ -161,7 +161,7 @@ fn off() {
     let mut setup = setup(0, 32 * MIB);
     setup.disk.ballast.store(7, Ordering::Relaxed);
     assert_eq!(setup.look_at(0), None);
-    assert_eq!((setup.refuses(), setup.ballast()), (false, 0));
+    assert_eq!((setup.refuses(), setup.ballast()), (false, 0), "off");
     setup.faults.inject(FaultKind::DiskFull, Duration::from_secs(60));
     assert_eq!(setup.look_at(MIB), None);
     assert!(!setup.refuses());
