@@ -108,7 +108,7 @@ fn shows_the_cluster() {
     looks(&mut browser);
     keyboard(&mut browser);
 
-    breaks(&mut browser, &cluster, own, other);
+    breaks(&mut browser, other);
     cluster.kill9(other);
     wait_health(&mut browser, other, "down");
     wait_event(&mut browser, "unreachable", other, "");
@@ -187,7 +187,7 @@ fn keyboard(browser: &mut Browser) {
 }
 
 /// A button breaks a part of another node, and the timeline tells what was done to it and what healed it.
-fn breaks(browser: &mut Browser, cluster: &Cluster, own: usize, target: usize) {
+fn breaks(browser: &mut Browser, target: usize) {
     browser.eval(&format!("document.querySelector('#target').value = 'node{target}'"));
     browser.eval("[...document.querySelectorAll('#faults button')].find((b) => b.textContent === 'Panic the store').click()");
     let done = format!(

@@ -171,11 +171,8 @@ fn sudden_faults() {
     assert_eq!(stopped.code, Some(EXIT_UNFIT));
     assert!(cluster.nodes[failing].log_text().contains("failed by an injected fault"));
     cluster.restart(failing);
-    eventually("writes go on", LIMIT, || match cluster.put(failing, "after", "v", "timeout=1s") {
-        answer if answer.status == 200 => Ok(()),
-        answer => Err(answer.text()),
-    });
     cluster.wait_formed();
+    cluster.must_put(failing, "after", "v");
 
     // Last: what comes of damage is another matter.
     for i in 0..30 {
