@@ -63,8 +63,21 @@ fn main() -> ExitCode {
         },
         cli::Action::Restore(restore) => exit_of(restore.run()),
         cli::Action::Recover(recover) => exit_of(recover.run()),
-        cli::Action::Run(config) => exit_of(node::run(*config)),
+        cli::Action::Run(config) => end(node::run(*config)),
     }
+}
+
+/// Ends a process that ran a node, without the exit handlers of libraries: threads that read a disk that hangs, or that
+/// belong to an actor that hangs, outlive the node, and RocksDB aborts the process when it is taken apart under one.
+fn end(result: Result<(), node::NodeError>) -> ! {
+    let code = match result {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("vaultdb: {e}");
+            e.exit_code()
+        }
+    };
+    signal_hook::low_level::exit(code.into())
 }
 
 fn exit_of(result: Result<(), node::NodeError>) -> ExitCode {
