@@ -113,8 +113,7 @@ async fn healthy_nodes_never_differ() {
     let plan = Plan { snapshot_logs_since_last: 400, on_disk: true, ..comparing() };
     let mut cluster = Cluster::start_with(2, plan).await;
     for i in 0..1_500 {
-        let leader = cluster.leader().await;
-        cluster.put(leader, &format!("k{}", i % 100), &format!("v{i}"), 5_000).await.unwrap();
+        cluster.put_among(&[0, 1], &format!("k{}", i % 100), &format!("v{i}")).await;
     }
     eventually("the log is purged", || (cluster.nodes[0].status().purged > 0).then_some(())).await;
     let late = cluster.join("node2").await;
