@@ -28,6 +28,8 @@ const STORE_ERRORS_MAX: u32 = 4;
 const TICKS_PER_PROCESS_LOOK: u32 = 10;
 /// A tick that comes later than this many intervals after the last means that nothing was run meanwhile.
 const TICKS_LATE_MAX: u32 = 2;
+/// How the reason ends while the node is rebuilt; tells the end of that from the end of anything else.
+const SET_ASIDE: &str = ": the data are set aside, and this node is rebuilt from its peers";
 /// Read by probes of the store; clients cannot be kept from setting it, and it does not matter.
 pub(crate) const PROBE_KEY: &[u8] = b"vaultdb/health-probe";
 
@@ -238,13 +240,17 @@ impl HealthMonitor {
         if let Some(reason) = found.corruption {
             self.say(vitals, Finding::failed(reason));
         } else if let Some(reason) = found.rebuilding {
-            let told = format!("{reason}: the data are set aside, and this node is rebuilt from its peers");
+            let told = format!("{reason}{SET_ASIDE}");
             if vitals.set(Health::Degraded, Some(told.clone())) {
                 self.shared.events.push(vitals.id, EventKind::Quarantined, told);
             }
-        } else if vitals.set(Health::Healthy, None) {
+        } else if vitals.condition().reason.is_some_and(|reason| reason.ends_with(SET_ASIDE)) {
+            vitals.set(Health::Healthy, None);
             let told = "a full member again, with data from its peers".to_owned();
             self.shared.events.push(vitals.id, EventKind::Rebuilt, told);
+        } else {
+            let concern = node.status().agreement.concern();
+            self.say(vitals, concern.map_or_else(Finding::healthy, Finding::degraded));
         }
     }
 

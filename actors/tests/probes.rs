@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{forbearing, key, options, set, until, within, Bench, FakeFigures};
 use vaultdb_actors::port::Standstill;
-use vaultdb_actors::{component_names, EventKind, Fault, HealthOptions, Options};
+use vaultdb_actors::{component_names, Divergence, EventKind, Fault, HealthOptions, Options};
 use vaultdb_kv::{Consistency, Health};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -241,4 +241,31 @@ async fn a_pause_of_the_process_is_seen() {
     shows(&bench, name, Health::Degraded, "the process was not run for 3599990 ms").await;
     recovers(&bench, name).await;
     assert_eq!(bench.state(component_names::CLOCK).await.0, Health::Healthy);
+}
+
+/// Data that were set aside, and a replica that differs, are told until they are made good; each ends in its own way.
+#[actix::test]
+async fn integrity() {
+    let bench = Bench::start(options()).await;
+    let name = component_names::INTEGRITY;
+    shows(&bench, name, Health::Healthy, "").await;
+    bench.fake.integrity.lock().rebuilding = Some("a table is corrupt".into());
+    shows(&bench, name, Health::Degraded, "a table is corrupt: the data are set aside").await;
+    assert!(bench.saw(name, EventKind::Quarantined).await);
+    bench.fake.integrity.lock().rebuilding = None;
+    shows(&bench, name, Health::Healthy, "").await;
+    assert!(bench.saw(name, EventKind::Rebuilt).await);
+
+    let differs = Divergence { peer: "node1".into(), index: 7, is_minority: true };
+    bench.fake.diverged.lock().push(differs);
+    shows(&bench, name, Health::Degraded, "the state of node1 differs from the majority's at log index 7")
+        .await;
+    assert!(bench.saw(name, EventKind::Degraded).await);
+    bench.fake.diverged.lock().clear();
+    recovers(&bench, name).await;
+    let rebuilt = bench.worker.events(0).await.into_iter().filter(|event| event.what == EventKind::Rebuilt);
+    assert_eq!(rebuilt.count(), 1, "a replica that agrees again was not rebuilt");
+
+    bench.fake.integrity.lock().corruption = Some("a segment is corrupt".into());
+    shows(&bench, name, Health::Failed, "a segment is corrupt").await;
 }

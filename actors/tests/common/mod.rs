@@ -18,9 +18,9 @@ use tokio::sync::{watch, Semaphore};
 use vaultdb_actors::figures::{Clocks, Figures, ProcessFigures};
 use vaultdb_actors::port::{Acceptances, EntryFate, Lookup, Node, Outcomes, Standstill, StoreStats, View};
 use vaultdb_actors::{
-    ClusterStatus, Committed, EventKind, HealthOptions, JoinReply, JoinRequest, Leader, Leadership, LogId,
-    Member, MemberOrder, MemberReply, MemberStatus, NodeInfo, Options, ProposeError, RaftState, Stages,
-    System, WorkerHandles,
+    AgreementStatus, ClusterStatus, Committed, Divergence, EventKind, HealthOptions, IntegrityStatus,
+    JoinReply, JoinRequest, Leader, Leadership, LogId, Member, MemberOrder, MemberReply, MemberStatus,
+    NodeInfo, Options, ProposeError, RaftState, Stages, System, WorkerHandles,
 };
 use vaultdb_kv::histogram::IO_BOUNDS_US;
 use vaultdb_kv::{
@@ -69,6 +69,8 @@ pub struct FakeNode {
     pub applies: AtomicBool,
     looks: AtomicU64,
     pub standstill: Mutex<Standstill>,
+    pub integrity: Mutex<IntegrityStatus>,
+    pub diverged: Mutex<Vec<Divergence>>,
     pub fsyncs: Arc<Histogram>,
     /// Handovers that were asked for, and whether somebody takes them.
     pub handovers: AtomicUsize,
@@ -106,6 +108,8 @@ impl FakeNode {
             applies: AtomicBool::new(false),
             looks: AtomicU64::new(1),
             standstill: Mutex::default(),
+            integrity: Mutex::default(),
+            diverged: Mutex::default(),
             fsyncs: fsyncs.clone(),
             handovers: AtomicUsize::new(0),
             takes_over: AtomicBool::new(false),
@@ -318,7 +322,7 @@ impl Node for Port {
             purged: 0,
             transfers: Vec::new(),
             transfer_totals: Default::default(),
-            agreement: Default::default(),
+            agreement: AgreementStatus { diverged: self.0.diverged.lock().clone(), ..Default::default() },
             fatal: None,
         }
     }
@@ -366,6 +370,10 @@ impl Node for Port {
 
     fn standstill(&self) -> Standstill {
         *self.0.standstill.lock()
+    }
+
+    fn integrity(&self) -> IntegrityStatus {
+        self.0.integrity.lock().clone()
     }
 }
 
