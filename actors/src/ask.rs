@@ -36,7 +36,8 @@ pub async fn ask_member(
 fn whole(answer: &[u8]) -> Result<PeerAnswer, String> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n").ok_or("not an HTTP answer")?;
     let (head, body) = (String::from_utf8_lossy(&answer[..end]), &answer[end + 4..]);
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or("no HTTP status")?;
+    let first = head.lines().next().filter(|line| line.starts_with("HTTP/")).unwrap_or_default();
+    let status = first.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or("no HTTP status")?;
     let lengths = head.lines().filter_map(|line| line.split_once(':'));
     let length = lengths
         .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))

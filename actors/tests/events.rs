@@ -84,7 +84,7 @@ async fn counters_of_a_dispatcher_that_hangs_are_unknown() {
     let bench = Bench::start(options()).await;
     assert!(bench.worker.status().await.replication.is_some());
     assert!(bench.worker.inject(component_names::DISPATCHER, Fault::Hang(HANG)).await);
-    assert_eq!(bench.worker.status().await.replication, None);
+    until("it hangs", || async { bench.worker.status().await.replication.is_none() }).await;
     until("it answers again", || async { bench.worker.status().await.replication.is_some() }).await;
     bench.system.shutdown().await;
 }
