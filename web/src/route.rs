@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(Route::find("/v1/members/n.1/faults"), (Route::MemberFaults, "n.1"));
         assert_eq!(Route::find("/v1/cluster"), (Route::Cluster, ""));
         assert_eq!(Route::find("/v1/members/a/b"), (Route::Member, "a/b"));
-        for unknown in ["", "*", "/status/", "/v1", "/v1/faults", "//key", "/KEY", "/k%65y/a"] {
+        for unknown in ["", "*", "/status/", "/v1", "/v1/fault", "//key", "/KEY", "/k%65y/a"] {
             assert_eq!(Route::find(unknown).0, Route::Unknown, "{unknown}");
         }
     }
