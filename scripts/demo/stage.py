@@ -17,9 +17,11 @@ BACK_SECONDS_MAX = 60.0
 HEAL_SECONDS_MAX = 90.0
 LOOK_SECONDS = 0.02
 PROBE_SECONDS = 0.5
-# Kinds of events that say that something was noticed, and that something was done about it.
-NOTICED = {"degraded", "panicked", "hung", "failed", "escalated", "quarantined", "leader_changed", "peer_unreachable", "restarted"}
-HEALING = {"restarted", "rebuilt", "leader_changed", "recovered"}
+# Kinds of events that say that something was noticed, and what was done about it.
+NOTICED = {
+    "degraded", "panicked", "hung", "failed", "escalated", "quarantined", "leader_changed", "peer_unreachable", "restarted",
+}
+HEALING = {"restarted", "rebuilt"}
 
 
 @dataclass
