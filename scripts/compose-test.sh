@@ -184,7 +184,7 @@ check "nothing was lost" wait_until "$CATCH_UP_SECONDS" every_write_is_everywher
 # Five other containers, in a project of their own.
 compose stop >/dev/null 2>&1
 demo_passes() {
-    VAULTDB_BINARY="$BINARY" scripts/demo.sh --fast --compose >"$COMPOSE_WORK/demo.log" 2>&1 && return
+    VAULTDB_BINARY="$BINARY" scripts/demo.sh --fast --compose --rate 50 >"$COMPOSE_WORK/demo.log" 2>&1 && return
     tail -n 80 "$COMPOSE_WORK/demo.log" >&2
     return 1
 }
