@@ -351,7 +351,8 @@ impl Consensus {
         self.core.integrity.status(&self.core.store)
     }
 
-    /// See [`Core::quarantine`].
+    /// Gives this node's data up: nothing is answered from them any more, they are marked, and consensus stops. The next
+    /// start sets them aside, see [`crate::quarantine`].
     pub fn quarantine(&self, reason: &str) {
         self.core.quarantine(reason);
     }

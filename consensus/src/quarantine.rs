@@ -26,7 +26,7 @@ const FILE: &str = "quarantine.json";
 /// What is set aside. The identity goes last: until then it is known whose the data are.
 const PARTS: [&str; 4] = ["wal", "rocksdb", "snapshots", "identity.json"];
 
-/// Quarantines within [`WINDOW`] after which the node gives up: the disk or the memory is not fit for use.
+/// Quarantines within an hour after which the node gives up: the disk or the memory is not fit for use.
 pub const QUARANTINES_MAX: usize = 3;
 const WINDOW: Duration = Duration::from_secs(60 * 60);
 
