@@ -351,12 +351,6 @@ impl Consensus {
         self.core.integrity.status(&self.core.store)
     }
 
-    /// Gives this node's data up: nothing is answered from them any more, they are marked, and consensus stops. The next
-    /// start sets them aside, see [`crate::quarantine`].
-    pub fn quarantine(&self, reason: &str) {
-        self.core.quarantine(reason);
-    }
-
     pub fn status(&self) -> ClusterStatus {
         self.core.status()
     }

@@ -1,6 +1,6 @@
 //! Leader, peers, and how far this node is behind what is committed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use vaultdb_consensus::api::{ClusterStatus, MemberStatus};
@@ -85,9 +85,10 @@ fn trouble(
 ) -> String {
     since.retain(|id, _| status.members.iter().any(|peer| peer.member.id == *id));
     let peers = status.members.iter().filter(|peer| peer.member.id != status.node.id);
-    let names: Vec<&str> = peers
+    // A name may stand for two members while one takes the other's place.
+    let names: BTreeSet<&str> = peers
         .filter(|peer| since.entry(peer.member.id).or_default().look(wrong(peer), now) > patience)
         .map(|peer| peer.member.name.as_str())
         .collect();
-    names.join(", ")
+    Vec::from_iter(names).join(", ")
 }
