@@ -39,7 +39,8 @@ async fn disturbed_node_ends(cluster: &Cluster, node: usize) {
     for other in &others {
         let agreement = agreement(cluster, *other);
         assert_eq!(agreement.diverged.len(), 1, "{agreement:?}");
-        assert!(agreement.diverged[0].is_minority && agreement.diverged[0].index >= written, "{agreement:?}");
+        // Who had not heard of the third node when the disturbed one ended knows only that the two differ.
+        assert!(agreement.diverged[0].index >= written, "{agreement:?}");
         assert!(agreement.concern().unwrap().contains(&name));
     }
     cluster.nodes[node].shutdown().await;
