@@ -77,6 +77,10 @@ bench-soak: build ## Watch the memory of five nodes under ten minutes of load
 bench-profile: build ## Show where the time of a write goes, by thread and by stage
 	@scripts/bench-profile.sh $(ARGS)
 
+.PHONY: bench-against
+bench-against: install-deps ## Measure what this tree costs or saves beside another commit (ARGS=COMMIT)
+	@scripts/bench-against.sh $(ARGS)
+
 .PHONY: bench-log
 bench-log: install-deps ## Measure the Raft log beside the crate raft-log
 	@$(CARGO) bench --locked -p vaultdb-storage --bench log

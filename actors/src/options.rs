@@ -29,7 +29,7 @@ pub struct Options {
     /// Restarts of one component within `restart_window` that are tried before the node gives up.
     pub restarts_max: usize,
     pub restart_window: Duration,
-    /// Wait before the first restart in a window; five times as long before each next one.
+    /// Wait before the first restart in a window; twice as long before each next one.
     pub restart_backoff: Duration,
     /// Longest wait for another node to take the leadership over from one that is given up.
     pub step_aside_max: Duration,

@@ -37,8 +37,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a fault takes to strike: an actor may live on the thread of the worker that is to answer first.
 const STRIKE_DELAY: Duration = Duration::from_millis(20);
-/// Each restart in a window waits this many times longer than the one before.
-const BACKOFF_FACTOR: u32 = 5;
+/// Each restart in a window waits this many times longer than the one before. All of them stay within 100 ms, in which
+/// a component is to be back: what keeps one that fails at once from being rebuilt forever is their number.
+const BACKOFF_FACTOR: u32 = 2;
 
 pub(crate) struct Supervisor {
     members: Vec<Member>,

@@ -11,7 +11,7 @@ import threading
 import time
 
 import clusters
-from processes import NODES, SHIFT_MAX, SHIFT_TRIES_MAX
+from processes import NODES, SHIFT_MAX, SHIFT_TRIES_MAX, UNFIT
 
 UP_SECONDS_MAX = 600
 DOWN_SECONDS_MAX = 120
@@ -52,6 +52,9 @@ class Containers:
         self.ports = free_ports()
         self.note = note
         self.broken = None
+        # (monotonic time, node) of each that ended as unfit.
+        self.gave_up = []
+        self.listener = None
         self.over = threading.Event()
         self.lock = threading.Lock()
         # Node -> when to start it again.
@@ -83,13 +86,34 @@ class Containers:
                 raise clusters.Failed(f"{error}\n{tails}") from None
             raise
         self.tender.start()
+        self.listen()
         return self
 
     def __exit__(self, *_):
         self.over.set()
+        if self.listener:
+            self.listener.kill()
+            self.listener.wait()
         if self.tender.is_alive():
             self.tender.join(timeout=COMMAND_SECONDS_MAX)
         self.down()
+
+    def listen(self):
+        """Has the engine tell which container ends, and how."""
+        filters = [word for name in self.ids for word in ("--filter", f"container={name}")]
+        self.listener = subprocess.Popen(
+            ["docker", "events", "--filter", "event=die", *filters, "--format", "{{.Actor.ID}} {{.Actor.Attributes.exitCode}}"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        threading.Thread(target=self.hear, name="listener", daemon=True).start()
+
+    def hear(self):
+        for line in self.listener.stdout:
+            ended, code = line.split()
+            node = next(node for node, name in enumerate(self.ids) if name == ended)
+            if code == str(UNFIT):
+                self.gave_up.append((time.monotonic(), node))
+                self.note(node, f"ended with exit code {code}")
 
     def down(self):
         subprocess.run(

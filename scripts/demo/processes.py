@@ -49,6 +49,8 @@ class Processes(clusters.VaultDb):
         self.due = {}
         self.born = [0.0] * NODES
         self.backoff = [BACKOFF_SECONDS] * NODES
+        # (monotonic time, node) of each that ended as unfit.
+        self.gave_up = []
         # Why the demo cannot go on: a node ended in a way that no restart heals.
         self.broken = None
         self.tender = threading.Thread(target=self.tend, name="tender", daemon=True)
@@ -108,6 +110,8 @@ class Processes(clusters.VaultDb):
             if code != UNFIT and code >= 0:
                 self.broken = self.broken or f"node{node} ended with exit code {code}"
                 return
+            if code == UNFIT:
+                self.gave_up.append((now, node))
             if now - self.born[node] >= SETTLED_SECONDS:
                 self.backoff[node] = BACKOFF_SECONDS
             self.due[node] = (now + self.backoff[node], False)

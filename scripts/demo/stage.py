@@ -22,6 +22,7 @@ NOTICED = {
     "degraded", "panicked", "hung", "failed", "escalated", "quarantined", "leader_changed", "peer_unreachable", "restarted",
 }
 HEALING = {"restarted", "rebuilt"}
+FAILED = {"panicked", "hung"}
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Outcome:
     lasts: float = 0.0
     detected: float | None = None
     noticed: str = ""
+    # From the event that tells of an actor's failure to the one that tells of its successor, by the node's clock.
+    rebuilt: float | None = None
     # The broken part serves again.
     back: float | None = None
     # All five nodes are healthy voters that have caught up.
@@ -176,6 +179,17 @@ class Stage:
             if event.node == node and event.what in HEALING and event.component != "cluster":
                 return f"{event.component} {event.what.replace('_', ' ')}: {event.detail}"
         return None
+
+    def actor_rebuilt(self, node, component):
+        """How long the node took from noticing that an actor had failed to having another in its place."""
+        def first(kinds):
+            events = (event.time for event in self.watch.since(self.wall)
+                      if event.node == node and event.component == component and event.what in kinds)
+            return next(events, None)
+
+        failed, again = first(FAILED), first({"restarted"})
+        if failed is not None and again is not None:
+            self.outcome.rebuilt = again - failed
 
     def gap(self):
         now = time.monotonic()

@@ -35,6 +35,7 @@ def panic_store(stage, turn):
     stage.detected(nodes={node}, components={"store"}, seen=lambda: ailing(stage, node, "store", before))
     stage.back(f"{name(node)} reads and writes again", lambda: stage.serves(node))
     stage.healed(by="rebuilt by the supervisor", from_node=node)
+    stage.actor_rebuilt(node, "store")
 
 
 def hang_dispatcher(stage, turn):
@@ -45,6 +46,7 @@ def hang_dispatcher(stage, turn):
     stage.detected(nodes={node}, components={"dispatcher"}, seen=lambda: ailing(stage, node, "dispatcher", before))
     stage.back(f"{name(node)} takes writes again", lambda: stage.serves(node))
     stage.healed(by="rebuilt by the supervisor", from_node=node)
+    stage.actor_rebuilt(node, "dispatcher")
 
 
 def stall_disk(stage, turn):
@@ -94,7 +96,7 @@ def corrupt_file(stage, turn):
     def noticed():
         if file == "rocksdb":
             reads_all(stage, node)
-        return ailing(stage, node, "integrity", rebuilt) or renewed(stage, node, before)
+        return gave_up(stage, node) or ailing(stage, node, "integrity", rebuilt) or renewed(stage, node, before)
 
     stage.detected(nodes={node}, components={"integrity"}, seen=noticed)
     stage.back(f"{name(node)} serves again", lambda: renewed(stage, node, before) and stage.serves(node))
@@ -152,6 +154,12 @@ def ailing(stage, node, component, before):
     if found.get("state", "healthy") != "healthy":
         return f"{name(node)}: {component} is {found['state']}: {found['reason']}"
     return f"{name(node)}: {component} was rebuilt" if found.get("restarts", 0) > before else None
+
+
+def gave_up(stage, node):
+    """In words, once a node ended itself as unfit to serve."""
+    found = any(ended == node and when >= stage.moment for when, ended in list(stage.cluster.gave_up))
+    return f"{name(node)} ended itself" if found else None
 
 
 def unreachable(stage, node):

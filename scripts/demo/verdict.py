@@ -110,6 +110,12 @@ class Verdict:
         )
         if self.slowest:
             yield f"slowest        recovery: {seconds(self.slowest.recovery)} ({self.slowest.title})", "plain"
+        if actors := [outcome for outcome in self.outcomes if outcome.rebuilt is not None]:
+            noticed, rebuilt = max(each.detected for each in actors), max(each.rebuilt for each in actors)
+            yield (
+                f"actors         {len(actors)} panicked or hung: detected within {seconds(noticed)}, another in place"
+                f" {1000 * rebuilt:.0f} ms later (the slowest of each)", "plain",
+            )
         yield "", "plain"
         reasons = self.reasons()
         for reason in reasons:
@@ -129,6 +135,7 @@ class Verdict:
             "slowest_recovery_of": self.slowest.title if self.slowest else None,
             "steps": [
                 {"title": each.title, "at_s": each.at, "lasts_s": each.lasts, "detected_s": each.detected, "noticed": each.noticed,
+                 "actor_rebuilt_s": each.rebuilt,
                  "back_s": each.back, "whole_s": each.whole, "recovery_s": each.recovery, "longest_gap_s": each.gap,
                  "healed_by": each.healed_by, "failure": each.failure}
                 for each in self.outcomes

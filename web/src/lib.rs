@@ -52,6 +52,7 @@ use actix_service::{map_config, IntoServiceFactory, ServiceFactory, ServiceFacto
 use actix_web::dev::{fn_service, AppConfig, Server, ServiceRequest};
 use actix_web::rt::net::TcpStream;
 use actix_web::App;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use vaultdb_kv::limits::REQUEST_TIMEOUT_MS_DEFAULT;
 use vaultdb_kv::{Consistency, Limits};
 
@@ -85,6 +86,8 @@ pub struct WebOptions {
     pub request_head_timeout: Duration,
     /// How long a connection may take to close, unread bodies included.
     pub disconnect_timeout: Duration,
+    /// How long a client may leave what it is sent untaken before its connection is given up.
+    pub untaken_timeout: Duration,
     /// Time between two signs of life on a stream of events on which nothing happens.
     pub event_heartbeat: Duration,
     /// How long a graceful stop waits for requests in flight. Whole seconds.
@@ -103,6 +106,7 @@ impl WebOptions {
             keep_alive: Duration::from_secs(75),
             request_head_timeout: Duration::from_secs(10),
             disconnect_timeout: Duration::from_secs(2),
+            untaken_timeout: Duration::from_secs(60),
             event_heartbeat: Duration::from_secs(3),
             shutdown_timeout: Duration::from_secs(4),
         }
@@ -155,7 +159,9 @@ fn connections<B: Backend>(
     worker: Rc<Worker<B>>,
     stopping: GracefulShutdownSignal,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> {
-    let WebOptions { keep_alive, request_head_timeout, disconnect_timeout, .. } = worker.shared.options;
+    let WebOptions { keep_alive, request_head_timeout, disconnect_timeout, untaken_timeout, .. } =
+        worker.shared.options;
+    let untaken_ms = u32::try_from(untaken_timeout.as_millis()).unwrap_or(u32::MAX);
     let routes = Rc::clone(&worker);
     // Everything is the default service: routes are told apart by the raw path, see `route`.
     let app = App::new().default_service(fn_service(move |request: ServiceRequest| {
@@ -179,9 +185,10 @@ fn connections<B: Backend>(
         })
         .finish(map_config(app, |()| AppConfig::default()));
     actix_service::fn_service(move |stream: TcpStream| {
-        // Small answers must not wait for the acknowledgement of earlier ones. A socket that refuses
-        // the option still works.
+        // Small answers must not wait for the acknowledgement of earlier ones; a client that takes nothing
+        // any more must not keep its place. A socket that refuses an option still works.
         let _ = stream.set_nodelay(true);
+        let _ = set_tcp_user_timeout(&stream, untaken_ms);
         let peer = stream.peer_addr().ok();
         let connection = Connection::new(stream, Rc::clone(&worker));
         async move { Ok((connection, Protocol::Http1, peer)) }

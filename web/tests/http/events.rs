@@ -170,6 +170,25 @@ fn streams_are_bounded_and_cost_requests_nothing() {
     }
 }
 
+/// A client that takes nothing any more loses its place.
+#[test]
+fn stalled_streams_give_their_place_back() {
+    let server = TestServer::with(|options| options.untaken_timeout = Duration::from_millis(300));
+    let following = |count: u32| {
+        let metrics = server.get("/metrics").text().to_owned();
+        metrics.contains(&format!("\nvaultdb_events_streams {count}\n"))
+    };
+    let _stalled = Follower::open(&server, "/v1/events", "");
+    assert!(following(1));
+    // More than the buffers of both ends hold, however the kernel grows them.
+    let detail = "x".repeat(256 * 1024);
+    let begun = std::time::Instant::now();
+    while !following(0) {
+        record(&server, &detail);
+        assert!(begun.elapsed() < Duration::from_secs(30), "never given back");
+    }
+}
+
 /// A stream ends with the server's stop, in order, and does not hold it up.
 #[test]
 fn streams_end_with_the_server() {
