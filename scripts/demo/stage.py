@@ -181,15 +181,17 @@ class Stage:
         return None
 
     def actor_rebuilt(self, node, component):
-        """How long the node took from noticing that an actor had failed to having another in its place."""
-        def first(kinds):
-            events = (event.time for event in self.watch.since(self.wall)
-                      if event.node == node and event.component == component and event.what in kinds)
-            return next(events, None)
+        """Waits until the node has told how long it took from noticing that an actor had failed to having another in its place.
+        Actors on one thread hang together, and any of them may be noticed first."""
+        def first(right):
+            return next((event.time for event in self.watch.since(self.wall) if event.node == node and right(event)), None)
 
-        failed, again = first(FAILED), first({"restarted"})
-        if failed is not None and again is not None:
-            self.outcome.rebuilt = again - failed
+        def told():
+            failed = first(lambda event: event.what in FAILED)
+            again = first(lambda event: event.what == "restarted" and event.component == component)
+            return None if failed is None or again is None else max(0.0, again - failed)
+
+        self.outcome.rebuilt = self.until(f"{component} is rebuilt", DETECT_SECONDS_MAX, told)
 
     def gap(self):
         now = time.monotonic()

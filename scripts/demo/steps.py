@@ -34,8 +34,8 @@ def panic_store(stage, turn):
     stage.inject(node, "actor_panic", component="store")
     stage.detected(nodes={node}, components={"store"}, seen=lambda: ailing(stage, node, "store", before))
     stage.back(f"{name(node)} reads and writes again", lambda: stage.serves(node))
-    stage.healed(by="rebuilt by the supervisor", from_node=node)
     stage.actor_rebuilt(node, "store")
+    stage.healed(by="rebuilt by the supervisor", from_node=node)
 
 
 def hang_dispatcher(stage, turn):
@@ -45,8 +45,8 @@ def hang_dispatcher(stage, turn):
     stage.inject(node, "actor_hang", component="dispatcher", duration=f"{HANG_SECONDS}s")
     stage.detected(nodes={node}, components={"dispatcher"}, seen=lambda: ailing(stage, node, "dispatcher", before))
     stage.back(f"{name(node)} takes writes again", lambda: stage.serves(node))
-    stage.healed(by="rebuilt by the supervisor", from_node=node)
     stage.actor_rebuilt(node, "dispatcher")
+    stage.healed(by="rebuilt by the supervisor", from_node=node)
 
 
 def stall_disk(stage, turn):
