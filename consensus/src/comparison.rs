@@ -1,9 +1,12 @@
 //! Compares this node's state with the other voters', now and then, and ends this node if it is the one that is wrong.
 //!
-//! Chains of hashes are asked for and compared ([`crate::agreement`]); the data itself is not read. Every node does so
+//! Chains of hashes are exchanged and compared ([`crate::agreement`]); the data itself is not read. Every node does so
 //! for itself, so that a node that is wrong needs nobody's word but that of a majority.
+//!
+//! Invariant: a node judges itself only by what it told those whose answers it judges by. So when one ends, a majority
+//! has what it differs in, and has told it, and the next comparison of each shows who it was.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,15 +49,22 @@ pub async fn compare_replicas(core: Arc<Core>, interval_ms: u64) {
 async fn compare(core: &Core, membership: &StoredMembership) -> Findings {
     let voters = membership.membership().get_joint_config().clone();
     let peers: BTreeSet<NodeId> = voters.iter().flatten().copied().filter(|id| *id != core.me.id).collect();
-    let asked = peers.into_iter().map(|id| async move { Some((id, checkpoints_of(core, id).await?)) });
-    let answers = futures::future::join_all(asked).await;
-    let others: BTreeMap<NodeId, Vec<Checkpoint>> = answers.into_iter().flatten().collect();
-    // After the others: a node that keeps up has reached what they have.
-    judge(core.me.id, &core.store.checkpoints(), &others, &voters)
+    // Before the others are asked: each answer is newer, and what they tell meanwhile counts the next time.
+    let mut heard = core.agreement.take_heard();
+    heard.retain(|id, _| membership.get_node(id).is_some());
+    let own = core.store.tell_checkpoints();
+    let own = &own;
+    let asked = peers.into_iter().map(|id| async move { Some((id, exchange(core, id, own).await?)) });
+    let answers: Vec<_> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+    let answered = answers.iter().map(|(id, _)| *id).collect();
+    heard.extend(answers);
+    let findings = judge(core.me.id, own, &heard, &answered, &voters);
+    core.agreement.put_back(heard);
+    findings
 }
 
-async fn checkpoints_of(core: &Core, id: NodeId) -> Option<Vec<Checkpoint>> {
-    match core.call_peer(id, Request::GetCheckpoints, ANSWER_MS_MAX).await {
+async fn exchange(core: &Core, id: NodeId, own: &[Checkpoint]) -> Option<Vec<Checkpoint>> {
+    match core.call_peer(id, Request::ExchangeCheckpoints(own.to_vec()), ANSWER_MS_MAX).await {
         Some(Response::Checkpoints(checkpoints)) => Some(checkpoints),
         Some(_) | None => None,
     }

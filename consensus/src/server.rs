@@ -331,7 +331,12 @@ async fn answer(core: &Core, from: NodeId, request: Request) -> Response {
             Err(reason) => Response::Refused(reason),
         },
         Request::Ping => Response::Done,
-        Request::GetCheckpoints => Response::Checkpoints(core.store.checkpoints()),
+        Request::ExchangeCheckpoints(told) => {
+            if core.membership().get_node(&from).is_some() {
+                core.agreement.hear(from, told);
+            }
+            Response::Checkpoints(core.store.tell_checkpoints())
+        }
         Request::Hello(_)
         | Request::Form(_)
         | Request::Append(_)

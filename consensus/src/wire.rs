@@ -139,8 +139,8 @@ pub enum Request {
     GetStanding,
     /// From a node without a cluster, in place of a hello.
     Form(FormCall),
-    /// What the state of the node asked is, as far as a hash tells.
-    GetCheckpoints,
+    /// What the state of the caller is, as far as a hash tells; answered with that of the node asked.
+    ExchangeCheckpoints(Vec<Checkpoint>),
 }
 
 /// How a leader makes sure that it still leads before it names a read index.

@@ -4,7 +4,7 @@
 mod support;
 
 use support::{eventually, Cluster, Plan, PATIENCE};
-use vaultdb_consensus::api::{AgreementStatus, Divergence};
+use vaultdb_consensus::api::AgreementStatus;
 
 const INTERVAL_MS: u64 = 50;
 
@@ -22,25 +22,53 @@ async fn wait_compared(cluster: &Cluster, nodes: &[usize], from: u64) {
     eventually(&format!("nodes {nodes:?} are compared from {from} on"), || compared().then_some(())).await;
 }
 
-/// Disturbs a node and waits until it gives up. The others go on, and accuse nobody else.
-async fn disturbed_node_ends(cluster: &Cluster, node: usize) {
+/// Disturbs a node and waits until it gives up, during which somebody may write. The others go on with all that was
+/// acknowledged, and know who it was. That they do is certain: it ends by what they answered, and had told them before.
+async fn disturbed_node_ends(cluster: &Cluster, node: usize, is_written: bool) {
     let others = cluster.others(&[node]);
     let name = cluster.nodes[node].status().node.name;
-    let written = cluster.put_among(&[0, 1, 2], "k", "v").await.log_id.index;
+    let mut acknowledged = 5;
+    let key = |i: u64| format!("k{i}");
+    for i in 0..acknowledged {
+        cluster.put_among(&[0, 1, 2], &key(i), &i.to_string()).await;
+    }
+    let written = cluster.put_among(&[0, 1, 2], "last", "v").await.log_id.index;
     wait_compared(cluster, &[0, 1, 2], written).await;
     cluster.nodes[node].store().flip_state().unwrap();
-    let reason = tokio::time::timeout(PATIENCE, cluster.nodes[node].failed()).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, cluster.nodes[node].failed());
+    tokio::pin!(ended);
+    let reason = loop {
+        let (next, value) = (key(acknowledged), acknowledged.to_string());
+        tokio::select! {
+            reason = &mut ended => break reason.unwrap(),
+            _ = cluster.put_among(&[0, 1, 2], &next, &value), if is_written => acknowledged += 1,
+        }
+    };
     assert!(reason.contains("differs from what a majority"), "{reason}");
-    // It ends at its own finding, so the others may have seen it, with or without the third node, or not at all.
-    for other in &others {
-        let agreement = agreement(cluster, *other);
-        let right = |d: &Divergence| d.peer == name && d.index >= written;
-        assert!(agreement.diverged.len() <= 1 && agreement.diverged.iter().all(right), "{agreement:?}");
-    }
     cluster.nodes[node].shutdown().await;
+    // The others are past the index at which it differed.
     let after = cluster.put_among(&others, "k", "after").await.log_id.index;
     wait_compared(cluster, &others, after).await;
-    assert!(others.iter().all(|other| cluster.nodes[*other].runs()));
+    for other in &others {
+        let known = || {
+            let agreement = agreement(cluster, *other);
+            agreement.diverged.iter().any(|d| d.is_minority).then_some(agreement)
+        };
+        let agreement = eventually("who differed is known as the minority", known).await;
+        assert_eq!(agreement.diverged.len(), 1, "{agreement:?}");
+        assert!(
+            agreement.diverged[0].peer == name && agreement.diverged[0].index >= written,
+            "{agreement:?}"
+        );
+        assert!(agreement.concern().unwrap().contains(&name));
+        assert!(cluster.nodes[*other].runs());
+        let last = cluster.read(*other, "last", 5_000).await.unwrap();
+        assert_eq!(last.as_deref(), Some("v"));
+        for i in 0..acknowledged {
+            let found = cluster.read_stale(*other, &key(i));
+            assert_eq!(found, Some(i.to_string()), "{} of {acknowledged}", key(i));
+        }
+    }
 }
 
 /// Nothing is written after the disturbance: also an idle cluster is compared.
@@ -48,23 +76,38 @@ async fn disturbed_node_ends(cluster: &Cluster, node: usize) {
 async fn a_disturbed_follower_ends_and_the_others_go_on() {
     let cluster = Cluster::start_with(3, comparing()).await;
     let follower = cluster.others(&[cluster.leader().await])[0];
-    disturbed_node_ends(&cluster, follower).await;
+    disturbed_node_ends(&cluster, follower, false).await;
     cluster.stop().await;
 }
 
-/// It has given its place away when it ends.
+/// The others seldom ask: what they know of it is what it told them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_ends_has_told_the_others() {
+    let seldom = Plan { consistency_check_interval_ms: 40 * INTERVAL_MS, ..Plan::default() };
+    let mut cluster = Cluster::start_with(2, seldom).await;
+    cluster.plan = comparing();
+    let often = cluster.join("node2").await;
+    cluster.wait_voters(3).await;
+    disturbed_node_ends(&cluster, often, false).await;
+    cluster.stop().await;
+}
+
+/// It has given its place away when it ends, and nothing that was acknowledged until then is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disturbed_leader_hands_over_and_ends() {
-    let cluster = Cluster::start_with(3, comparing()).await;
-    let leader = cluster.leader().await;
-    let watched = cluster.nodes[leader].clone();
-    let led_at_the_end = tokio::spawn(async move {
-        watched.failed().await;
-        watched.leadership().is_local
-    });
-    disturbed_node_ends(&cluster, leader).await;
-    assert!(!led_at_the_end.await.unwrap(), "it led to the end");
-    cluster.stop().await;
+    for is_written in [false, true] {
+        let cluster = Cluster::start_with(3, comparing()).await;
+        let leader = cluster.leader().await;
+        let watched = cluster.nodes[leader].clone();
+        let led_at_the_end = tokio::spawn(async move {
+            watched.failed().await;
+            watched.leadership().is_local
+        });
+        disturbed_node_ends(&cluster, leader, is_written).await;
+        // With no time to spare nobody may have taken its place before it has to end.
+        assert!(is_written || !led_at_the_end.await.unwrap(), "it led to the end");
+        cluster.stop().await;
+    }
 }
 
 /// Two against each other decide nothing, however long; once a third is there, the one that is alone ends.

@@ -7,7 +7,7 @@
 //! Invariant: what is hashed follows from the meaning of an entry, not from how it is stored. Who changes it
 //! raises [`VERSION`]: a chain of another version is not gone on with.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use vaultdb_kv::{Applied, ApplyResult, Command, Key, Value, Write};
@@ -149,6 +149,9 @@ fn outcome(result: &ApplyResult) -> (u64, u64) {
 #[derive(Debug, Default)]
 pub(crate) struct Checkpoints {
     past: VecDeque<Checkpoint>,
+    /// Where the chain was when others were told of it, as many at most: what one of them concluded there can be
+    /// checked later, when most have gone on.
+    told: VecDeque<Checkpoint>,
     now: Option<Checkpoint>,
 }
 
@@ -161,22 +164,39 @@ impl Checkpoints {
     /// Of a state that did not come out of the one before.
     pub(crate) fn starting(applied: Option<LogId>, chain: Chain) -> Self {
         let now = applied.map(|LogId { index, .. }| Checkpoint { index, chain });
-        Self { past: VecDeque::new(), now }
+        Self { now, ..Self::default() }
     }
 
     /// Takes those of a run in, and where it ended.
     pub(crate) fn advance(&mut self, taken: &[Checkpoint], now: Checkpoint) {
         self.past.extend(taken);
-        let surplus = self.past.len().saturating_sub(CHECKPOINTS_MAX);
-        self.past.drain(..surplus);
+        keep_last(&mut self.past);
         self.now = Some(now);
+    }
+
+    /// The list, for somebody else: where the chain is now is remembered.
+    pub(crate) fn tell(&mut self) -> Vec<Checkpoint> {
+        if let Some(now) = self.now {
+            self.told.retain(|checkpoint| checkpoint.index != now.index);
+            self.told.push_back(now);
+            keep_last(&mut self.told);
+        }
+        self.list()
     }
 
     /// In the order of their indexes, one for each.
     pub(crate) fn list(&self) -> Vec<Checkpoint> {
-        let before = |checkpoint: &&Checkpoint| self.now.is_none_or(|now| checkpoint.index < now.index);
-        self.past.iter().filter(before).copied().chain(self.now).collect()
+        let all = self.past.iter().chain(&self.told).copied().chain(self.now);
+        all.map(|checkpoint| (checkpoint.index, checkpoint))
+            .collect::<BTreeMap<_, _>>()
+            .into_values()
+            .collect()
     }
+}
+
+fn keep_last(checkpoints: &mut VecDeque<Checkpoint>) {
+    let surplus = checkpoints.len().saturating_sub(CHECKPOINTS_MAX);
+    checkpoints.drain(..surplus);
 }
 
 #[cfg(test)]
@@ -249,5 +269,27 @@ mod tests {
         checkpoints.advance(&[at(200 * 1024, 1)], at(200 * 1024, 2));
         let last_two = checkpoints.list()[CHECKPOINTS_MAX - 2..].to_vec();
         assert_eq!(last_two, [at(199 * 1024, 199), at(200 * 1024, 2)]);
+    }
+
+    /// What was told is told again when the chain has gone on, within the bound; a later one of the same index takes
+    /// its place.
+    #[test]
+    fn what_was_told_is_remembered() {
+        let at = |index, value| Checkpoint { index, chain: Chain { since: 0, value } };
+        let mut checkpoints = Checkpoints::default();
+        assert_eq!(checkpoints.tell(), []);
+        checkpoints.advance(&[], at(3, 3));
+        assert_eq!(checkpoints.tell(), [at(3, 3)]);
+        checkpoints.advance(&[], at(3, 4));
+        assert_eq!(checkpoints.tell(), [at(3, 4)]);
+        checkpoints.advance(&[], at(4, 5));
+        checkpoints.advance(&[at(1024, 6)], at(1025, 7));
+        assert_eq!(checkpoints.list(), [at(3, 4), at(1024, 6), at(1025, 7)]);
+        for i in 1026..2000 {
+            checkpoints.advance(&[], at(i, i));
+            checkpoints.tell();
+        }
+        assert_eq!(checkpoints.list().len(), 1 + CHECKPOINTS_MAX);
+        assert_eq!(checkpoints.list()[0], at(1024, 6));
     }
 }

@@ -300,6 +300,11 @@ impl StateMachine {
         self.core.checkpoints.lock().list()
     }
 
+    /// The same, for another node: the last one stays in the list when more is applied, within a bound.
+    pub fn tell_checkpoints(&self) -> Vec<Checkpoint> {
+        self.core.checkpoints.lock().tell()
+    }
+
     /// Figures, read from memory.
     pub fn stats(&self) -> StoreStats {
         let (keys_estimate, disk_bytes) = self.gauges.read(&self.core);
