@@ -31,11 +31,10 @@ fn plan(nodes: usize) -> Plan {
     Plan { env: env.map(|(name, value)| (name, value.to_owned())).to_vec(), ..Plan::nodes(nodes) }
 }
 
-/// The same, with faults to be injected, nothing in the caches, and settings besides.
+/// The same, with faults to be injected, no values in the cache, and settings besides.
 fn faulty_plan(settings: &[(&'static str, &str)]) -> Plan {
     let mut plan = Plan { flags: vec!["--enable-fault-injection".to_owned()], ..plan(3) };
-    let caches = [("VAULTDB_CACHE_BYTES", "0"), ("VAULTDB_BLOCK_CACHE_BYTES", "0")];
-    let settings = caches.iter().chain(settings);
+    let settings = settings.iter().chain(&[("VAULTDB_CACHE_BYTES", "0")]);
     plan.env.extend(settings.map(|(name, value)| (*name, (*value).to_owned())));
     plan
 }
