@@ -52,9 +52,10 @@ fn files(dir: &Path, kind: &str) -> Vec<PathBuf> {
         // One that goes away meanwhile is none.
         for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
             let path = entry.path();
-            if path.is_dir() && !path.ends_with("quarantined") && !path.ends_with("snapshots") {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if path.is_dir() && !name.starts_with("quarantined") && name != "snapshots" {
                 todo.push(path);
-            } else if is_of(&path.file_name().unwrap().to_string_lossy(), kind) {
+            } else if is_of(&name, kind) {
                 found.push(path);
             }
         }
