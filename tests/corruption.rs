@@ -319,6 +319,27 @@ fn a_damaged_file_of_the_leader() {
     }
 }
 
+/// Nobody looks but a client: its reads get what was written until they come to the damage, and nothing from then on.
+#[test]
+fn damage_that_a_read_comes_upon() {
+    let never = [("VAULTDB_SCRUB_INTERVAL_MS", "0"), ("VAULTDB_SNAPSHOT_LOGS_SINCE_LAST", "1000000")];
+    let mut cluster = Cluster::start_plan(&faulty_plan(&never));
+    let fixed = write_fixed(&cluster, 600);
+    let leader = cluster.leader();
+    let id = cluster.status(leader).id().unwrap();
+    // Written out just before, so that no block of it is in memory.
+    cluster.inject(leader, &json!({"kind":"flip_bits","file":"rocksdb"}));
+    let reader = read_until_it_ends(cluster.port(leader), fixed.clone());
+    let stopped = cluster.nodes[leader].reap(REBUILT_LIMIT);
+    assert_eq!(stopped.code, Some(UNFIT), "{}", cluster.nodes[leader].log_tail());
+    let told = reader.join().unwrap();
+    println!("ended after {told} of {}: {}", fixed.len(), noted(&cluster.nodes[leader].data)["reason"]);
+    assert!(told < fixed.len(), "it went on after {told} of {}", fixed.len());
+    supervise(&mut cluster, leader, id, "damage that a read comes upon");
+    cluster.wait_converged();
+    assert_eq!(cluster.list(leader, "stale").1, fixed);
+}
+
 /// No checksum tells of a state that is wrong itself: the comparison with the others does, whether the node follows or
 /// leads, and what comes of the rebuild is what the others have.
 #[test]
