@@ -141,19 +141,6 @@ fn restore(cluster: &Cluster, i: usize, file: &Path) -> Output {
     vaultdb().args(restore_args(cluster, i, file)).output().unwrap()
 }
 
-fn list(cluster: &Cluster, node: usize, level: &str) -> (u64, State) {
-    let request = Request::get(format!("/v1/kv?consistency={level}"));
-    let answer = cluster.ask(node, &request.header("Accept", "application/x-ndjson").limit(LIMIT));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let item = |line: &str| {
-        let item: Value = serde_json::from_str(line).unwrap();
-        let text = |name: &str| item[name].as_str().unwrap().to_owned();
-        (text("key"), (text("value"), item["revision"].as_u64().unwrap()))
-    };
-    let revision = answer.header("vault-revision").unwrap().parse().unwrap();
-    (revision, answer.text().lines().map(item).collect())
-}
-
 /// The difference is told, not the whole states.
 fn assert_same(found: &State, expected: &State, what: &str) {
     let differ = |key: &&String| found.get(*key) != expected.get(*key);
@@ -219,7 +206,7 @@ fn backup_under_load_restores_to_exactly_one_revision() {
     (1..3).for_each(|i| restored.start_node(i, Some(&join)));
     restored.wait_formed();
     for node in 0..3 {
-        let (at, found) = list(&restored, node, "linearizable");
+        let (at, found) = restored.list(node, "linearizable");
         assert_eq!(at, revision + BUMP, "revisions go on upward");
         assert_same(&found, &expected, &format!("node{node}"));
     }
@@ -234,7 +221,7 @@ fn backup_under_load_restores_to_exactly_one_revision() {
     restored.restart(0);
     restored.wait_formed();
     restored.wait_converged();
-    let (_, found) = list(&restored, 0, "stale");
+    let (_, found) = restored.list(0, "stale");
     assert_eq!(found.len(), expected.len() + 2);
     assert_eq!(found["key/newer"], ("v".to_owned(), revision + BUMP + 2));
     drop(cluster);

@@ -5,11 +5,14 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use support::{eventually, Cluster, Load, LoadPlan, Outcome, Plan};
+use serde_json::{json, Value};
+use support::{eventually, Client, Cluster, Load, LoadPlan, Outcome, Plan, Request};
 
 const REBUILT_LIMIT: Duration = Duration::from_secs(60);
 const LOAD_LIMIT: Duration = Duration::from_secs(30);
@@ -28,6 +31,14 @@ fn plan(nodes: usize) -> Plan {
     Plan { env: env.map(|(name, value)| (name, value.to_owned())).to_vec(), ..Plan::nodes(nodes) }
 }
 
+/// The same, with faults to be injected, no values in the cache, and settings besides.
+fn faulty_plan(settings: &[(&'static str, &str)]) -> Plan {
+    let mut plan = Plan { flags: vec!["--enable-fault-injection".to_owned()], ..plan(3) };
+    let settings = settings.iter().chain(&[("VAULTDB_CACHE_BYTES", "0")]);
+    plan.env.extend(settings.map(|(name, value)| (*name, (*value).to_owned())));
+    plan
+}
+
 /// Whether a file is of a kind: the end of its name, or what stands before its number.
 fn is_of(name: &str, kind: &str) -> bool {
     name.ends_with(kind) || name.starts_with(&format!("{kind}-0"))
@@ -41,9 +52,10 @@ fn files(dir: &Path, kind: &str) -> Vec<PathBuf> {
         // One that goes away meanwhile is none.
         for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
             let path = entry.path();
-            if path.is_dir() && !path.ends_with("quarantined") && !path.ends_with("snapshots") {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if path.is_dir() && !name.starts_with("quarantined") && name != "snapshots" {
                 todo.push(path);
-            } else if is_of(&path.file_name().unwrap().to_string_lossy(), kind) {
+            } else if is_of(&name, kind) {
                 found.push(path);
             }
         }
@@ -223,4 +235,141 @@ fn refused_where_it_may_not() {
     let join = cluster.join_flag((victim + 1) % 3);
     cluster.start_node(victim, Some(&join));
     supervise(&mut cluster, victim, id, "through -join");
+}
+
+type State = BTreeMap<String, (String, u64)>;
+
+/// Writes so many keys, which nothing changes later, and answers what every node holds then.
+fn write_fixed(cluster: &Cluster, keys: u64) -> State {
+    let load = Load::start(&cluster.ports(), &LoadPlan::new("fixed", 4));
+    load.wait_acked(keys, LOAD_LIMIT);
+    load.stop().verify(&cluster.ports());
+    cluster.wait_converged();
+    let (_, fixed) = cluster.list(0, "stale");
+    assert!(fixed.len() as u64 > keys / 2, "{} keys", fixed.len());
+    fixed
+}
+
+/// Process and id of each of these nodes.
+fn who(cluster: &Cluster, nodes: &[usize]) -> Vec<(Option<u32>, Option<u64>)> {
+    nodes.iter().map(|i| (cluster.nodes[*i].pid(), cluster.status(*i).id())).collect()
+}
+
+/// Reads all keys from one node again and again until it ends, and answers how often it was told a value; panics if
+/// that is ever another one than was written.
+fn read_until_it_ends(port: u16, written: State) -> JoinHandle<usize> {
+    thread::spawn(move || {
+        let (mut client, mut told) = (Client::new(port), 0);
+        for (key, (value, _)) in written.iter().cycle() {
+            let request = Request::get(format!("/v1/kv/{key}?consistency=stale"));
+            let Ok(answer) = client.send(&request) else { break };
+            match answer.status {
+                200 => assert_eq!(answer.text(), *value, "{key}"),
+                404 => panic!("{key} is not there: {}", answer.text()),
+                // It says that it cannot answer.
+                _ => continue,
+            }
+            told += 1;
+        }
+        told
+    })
+}
+
+/// What the node has noted for its next start.
+fn noted(data: &Path) -> Value {
+    serde_json::from_slice(&fs::read(data.join("quarantine.json")).unwrap()).unwrap()
+}
+
+/// The leader finds its own file damaged before it answers from it, and ends; another one leads, nothing acknowledged is
+/// lost, the others stay the processes and members that they are, and it comes back under a new id.
+#[test]
+fn a_damaged_file_of_the_leader() {
+    let mut cluster = Cluster::start_plan(&faulty_plan(&[]));
+    let fixed = write_fixed(&cluster, 600);
+    for kind in ["rocksdb", "wal", "identity"] {
+        let leader = cluster.leader();
+        let others: Vec<usize> = (0..3).filter(|i| *i != leader).collect();
+        let (id, before) = (cluster.status(leader).id().unwrap(), who(&cluster, &others));
+        let load = Load::start(&cluster.ports(), &LoadPlan::new(kind, 4));
+        load.wait_acked(200, LOAD_LIMIT);
+        let reader = read_until_it_ends(cluster.port(leader), fixed.clone());
+        cluster.inject(leader, &json!({"kind":"flip_bits","file":kind}));
+        let stopped = cluster.nodes[leader].reap(REBUILT_LIMIT);
+        assert_eq!(stopped.code, Some(UNFIT), "{kind}:\n{}", cluster.nodes[leader].log_tail());
+        let told = reader.join().unwrap();
+        let note = noted(&cluster.nodes[leader].data);
+        println!("{kind}: ended after {told} right answers: {}", note["reason"]);
+        assert_eq!(note["phase"], "found", "{note}");
+
+        let next = cluster.wait_for_leader_other_than(leader);
+        assert_ne!(next, leader);
+        load.wait_acked(200, LOAD_LIMIT);
+        supervise(&mut cluster, leader, id, kind);
+        wait_healthy(&cluster, leader);
+        let history = load.stop();
+        println!("{kind}: {}", history.summary());
+        cluster.wait_formed();
+        cluster.wait_converged();
+        history.verify(&cluster.ports());
+        history.verify_same(&cluster.ports());
+        assert_eq!(who(&cluster, &others), before, "{kind}: others were disturbed");
+        let (_, found) = cluster.list(leader, "stale");
+        let lost: Vec<_> = fixed.iter().filter(|(key, value)| found.get(*key) != Some(value)).collect();
+        assert!(lost.is_empty(), "{kind}: {lost:?}");
+    }
+}
+
+/// Nobody looks but a client: its reads get what was written until they come to the damage, and nothing from then on.
+#[test]
+fn damage_that_a_read_comes_upon() {
+    let never = [("VAULTDB_SCRUB_INTERVAL_MS", "0"), ("VAULTDB_SNAPSHOT_LOGS_SINCE_LAST", "1000000")];
+    let mut cluster = Cluster::start_plan(&faulty_plan(&never));
+    let fixed = write_fixed(&cluster, 600);
+    let leader = cluster.leader();
+    let id = cluster.status(leader).id().unwrap();
+    // Written out just before, so that no block of it is in memory.
+    cluster.inject(leader, &json!({"kind":"flip_bits","file":"rocksdb"}));
+    let reader = read_until_it_ends(cluster.port(leader), fixed.clone());
+    let stopped = cluster.nodes[leader].reap(REBUILT_LIMIT);
+    assert_eq!(stopped.code, Some(UNFIT), "{}", cluster.nodes[leader].log_tail());
+    let told = reader.join().unwrap();
+    println!("ended after {told} of {}: {}", fixed.len(), noted(&cluster.nodes[leader].data)["reason"]);
+    assert!(told < fixed.len(), "it went on after {told} of {}", fixed.len());
+    supervise(&mut cluster, leader, id, "damage that a read comes upon");
+    cluster.wait_converged();
+    assert_eq!(cluster.list(leader, "stale").1, fixed);
+}
+
+/// No checksum tells of a state that is wrong itself: the comparison with the others does, whether the node follows or
+/// leads, and what comes of the rebuild is what the others have.
+#[test]
+fn a_state_that_differs() {
+    let mut cluster = Cluster::start_plan(&faulty_plan(&[("VAULTDB_CONSISTENCY_CHECK_INTERVAL_MS", "200")]));
+    let fixed = write_fixed(&cluster, 400);
+    let leader = cluster.leader();
+    for victim in [(leader + 1) % 3, leader] {
+        let others: Vec<usize> = (0..3).filter(|i| *i != victim).collect();
+        let (id, before) = (cluster.status(victim).id().unwrap(), who(&cluster, &others));
+        cluster.inject(victim, &json!({"kind":"state_flip"}));
+        let stopped = cluster.nodes[victim].reap(REBUILT_LIMIT);
+        assert_eq!(stopped.code, Some(UNFIT), "{}", cluster.nodes[victim].log_tail());
+        let note = noted(&cluster.nodes[victim].data);
+        let reason = note["reason"].as_str().unwrap();
+        assert!(reason.contains("differs from what a majority of the voters has"), "{note}");
+        cluster.wait_for_leader_other_than(victim);
+        supervise(&mut cluster, victim, id, "a state that differs");
+        wait_healthy(&cluster, victim);
+        cluster.wait_formed();
+        cluster.wait_converged();
+        for node in 0..3 {
+            let (_, found) = cluster.list(node, "stale");
+            let wrong: Vec<_> = fixed.iter().filter(|(key, value)| found.get(*key) != Some(value)).collect();
+            assert!(
+                wrong.is_empty() && found.len() == fixed.len(),
+                "node{node}, {} keys: {wrong:?}",
+                found.len()
+            );
+        }
+        assert_eq!(who(&cluster, &others), before, "others were disturbed");
+    }
 }

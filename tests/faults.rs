@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde_json::{json, Value};
+use serde_json::json;
 use support::{eventually, Cluster, Load, LoadPlan, Plan, Request};
 
 /// Far longer than anything here takes: what ends sooner was ended.
@@ -23,12 +23,6 @@ const EXIT_UNFIT: i32 = 70;
 fn start(env: Vec<(&'static str, String)>) -> Cluster {
     let flags = vec!["--enable-fault-injection".to_owned()];
     Cluster::start_plan(&Plan { flags, env, ..Plan::nodes(3) })
-}
-
-fn inject(cluster: &Cluster, node: usize, fault: Value) -> Option<u64> {
-    let answer = cluster.ask(node, &Request::post("/v1/faults", fault.to_string()));
-    assert_eq!(answer.status, 200, "{fault}: {}", answer.text());
-    answer.json()["id"].as_u64()
 }
 
 fn clear(cluster: &Cluster, node: usize, id: Option<u64>) {
@@ -58,7 +52,7 @@ fn stalled_disk_of_the_leader() {
     let old = cluster.leader();
     let others: Vec<usize> = (0..3).filter(|i| *i != old).collect();
     let began = Instant::now();
-    let id = inject(&cluster, old, json!({"kind":"fsync_delay","delay":"5s","duration":LONG}));
+    let id = cluster.inject(old, &json!({"kind":"fsync_delay","delay":"5s","duration":LONG}));
     // As a client does that tries again at once, elsewhere.
     let mut tries = 0;
     eventually("a write is acknowledged under another leader", STALL_LIMIT, || {
@@ -94,7 +88,7 @@ fn traffic_between_peers() {
     let (cut, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let name = format!("node{cut}");
 
-    let id = inject(&cluster, leader, json!({"kind":"peer_drop","peer":name,"duration":LONG}));
+    let id = cluster.inject(leader, &json!({"kind":"peer_drop","peer":name,"duration":LONG}));
     eventually("the leader misses the one that is cut off", LIMIT, || {
         match (is_reachable(&cluster, leader, cut), is_reachable(&cluster, leader, other)) {
             (false, true) => Ok(()),
@@ -110,7 +104,7 @@ fn traffic_between_peers() {
     // It ends by itself, and while it is on nothing comes from anybody.
     let leader = cluster.leader();
     let alone = (leader + 1) % 3;
-    inject(&cluster, alone, json!({"kind":"peer_drop","duration":"3s"}));
+    cluster.inject(alone, &json!({"kind":"peer_drop","duration":"3s"}));
     let read = cluster.get(alone, "during-cut", "timeout=300ms");
     assert_eq!((read.status, read.code().as_str()), (503, "no_leader"), "{}", read.text());
     wait_told(&cluster, alone, "peer_drop: its time is over");
@@ -119,7 +113,7 @@ fn traffic_between_peers() {
     assert_eq!(cluster.must_get(alone, "during-cut").as_deref(), Some("v"));
 
     let leader = cluster.leader();
-    let id = inject(&cluster, leader, json!({"kind":"peer_delay","delay":"100ms","duration":LONG}));
+    let id = cluster.inject(leader, &json!({"kind":"peer_delay","delay":"100ms","duration":LONG}));
     let timed_put = |key: &str| {
         let began = Instant::now();
         cluster.must_put(leader, key, "v");
@@ -148,7 +142,7 @@ fn sudden_faults() {
         ("store", json!({"kind":"actor_panic","component":"store"})),
         ("raft", json!({"kind":"actor_hang","component":"raft","duration":"4s"})),
     ] {
-        assert_eq!(inject(&cluster, victim, fault), None);
+        assert_eq!(cluster.inject(victim, &fault), None);
         wait_told(&cluster, victim, ": fault_injected: it is made to ");
         eventually(&format!("{component} is rebuilt"), LIMIT, || {
             let text = cluster.nodes[victim].log_text();
@@ -164,7 +158,7 @@ fn sudden_faults() {
     assert_eq!((unknown.status, unknown.code().as_str()), (400, "invalid_parameter"), "{}", unknown.text());
 
     let failing = (victim + 1) % 3;
-    inject(&cluster, failing, json!({"kind":"fsync_fail","duration":LONG}));
+    cluster.inject(failing, &json!({"kind":"fsync_fail","duration":LONG}));
     // Whoever leads, the entry reaches the log of each; the one that fails may have been asked.
     cluster.put((victim + 2) % 3, "after", "v", "timeout=5s");
     let stopped = cluster.nodes[failing].reap(LIMIT);
@@ -186,7 +180,7 @@ fn sudden_faults() {
     damage(&cluster, victim, "wal");
     damage(&cluster, victim, "snapshot");
     damage(&cluster, victim, "identity");
-    assert_eq!(inject(&cluster, victim, json!({"kind":"flip_bits","file":"rocksdb"})), None);
+    assert_eq!(cluster.inject(victim, &json!({"kind":"flip_bits","file":"rocksdb"})), None);
     wait_told(&cluster, victim, ".sst were flipped at byte");
 }
 
@@ -194,7 +188,7 @@ fn sudden_faults() {
 fn damage(cluster: &Cluster, node: usize, kind: &str) {
     let data = &cluster.nodes[node].data;
     let before = contents(data);
-    assert_eq!(inject(cluster, node, json!({"kind":"flip_bits","file":kind})), None);
+    assert_eq!(cluster.inject(node, &json!({"kind":"flip_bits","file":kind})), None);
     let told = eventually(&format!("node{node} tells what was damaged"), LIMIT, || {
         let prefix = match kind {
             "wal" => "3 bits of wal/",

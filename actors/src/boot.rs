@@ -219,10 +219,12 @@ async fn rejoin(options: &BootOptions, rebuild: Rebuild) -> Result<Origin, BootE
     if identity.node_id.is_none() {
         identity.save(dir)?;
         log::warn!(
-            "rebuilding this node from {:?}; it was node {:?} of cluster {}",
+            "rebuilding this node from {:?}; it was node {:?} of cluster {}, and what it had is in {}/. It waits for a \
+             leader: if more than half of the nodes are corrupt, see docs/operations.md, \"Corrupt data\"",
             rebuild.peers,
             rebuild.former_id,
-            rebuild.cluster_id
+            rebuild.cluster_id,
+            quarantine::QUARANTINED
         );
         join(&mut identity, &Target::cluster(rebuild.peers, rebuild.cluster_id), options).await;
         identity.save(dir)?;

@@ -1,8 +1,9 @@
 //! Data found corrupt is set aside, never repaired and never served; the node is then made anew from its peers.
 //!
 //! ```text
-//! quarantine.json   how far that has come, why, and where the peers are
-//! quarantined/      wal/, rocksdb/, snapshots/ and identity.json as they were found; one generation is kept
+//! quarantine.json     how far that has come, why, and where the peers are
+//! quarantined/        wal/, rocksdb/, snapshots/ and identity.json as they were found; one generation is kept
+//! quarantined-first/  of several rebuilds of which none ended, what was set aside before the first
 //! ```
 //! Invariant: from the mark on, nobody acts under the id that the data belonged to: the identity goes with them, and
 //! the node joins the same cluster under a new id ([ADR 11](../../../docs/adr/0011-corruption.md)). Each step is one
@@ -22,6 +23,8 @@ use crate::sealed::{self, SealedError};
 
 /// Where the data are set aside.
 pub const QUARANTINED: &str = "quarantined";
+/// Where they go when what came of them is set aside before it is whole.
+const FIRST: &str = "quarantined-first";
 const FILE: &str = "quarantine.json";
 /// What is set aside. The identity goes last: until then it is known whose the data are.
 const PARTS: [&str; 4] = ["wal", "rocksdb", "snapshots", "identity.json"];
@@ -59,12 +62,15 @@ struct Record {
     peers: Vec<String>,
     /// When data were set aside, in Unix milliseconds, oldest first.
     at_ms: Vec<u64>,
+    /// The node was not rebuilt, as far as is known, from what was last set aside.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    again: bool,
 }
 
 impl Record {
-    fn found(reason: &str, at_ms: Vec<u64>) -> Self {
+    fn found(reason: &str, at_ms: Vec<u64>, again: bool) -> Self {
         let (phase, reason) = (Phase::Found, reason.to_owned());
-        Record { phase, reason, cluster_id: None, former_id: None, peers: Vec::new(), at_ms }
+        Record { phase, reason, cluster_id: None, former_id: None, peers: Vec::new(), at_ms, again }
     }
 }
 
@@ -94,14 +100,14 @@ pub enum QuarantineError {
 pub fn mark(data_dir: &Path, reason: &str) -> Result<(), StorageError> {
     // A damaged record is replaced: it has nothing that the mark does not say.
     let known: Option<Record> = sealed::load(data_dir, FILE).ok().flatten();
-    let at_ms = match known {
+    let (at_ms, again) = match known {
         Some(record) if matches!(record.phase, Phase::Found | Phase::Moving | Phase::Joining) => {
             return Ok(())
         }
-        Some(record) => record.at_ms,
-        None => Vec::new(),
+        Some(record) => (record.at_ms, record.phase == Phase::Rebuilding),
+        None => (Vec::new(), true),
     };
-    sealed::save(data_dir, FILE, &Record::found(reason, at_ms))?;
+    sealed::save(data_dir, FILE, &Record::found(reason, at_ms, again))?;
     failpoint::reach("quarantine-marked");
     Ok(())
 }
@@ -136,7 +142,7 @@ fn load(data_dir: &Path) -> Result<Option<Record>, QuarantineError> {
 /// As [`set_aside`].
 pub fn check(data_dir: &Path, name: &str, reason: &str, others: &[String]) -> Result<(), QuarantineError> {
     let at_ms = load(data_dir)?.map_or_else(Vec::new, |record| record.at_ms);
-    begin(data_dir, name, others, &Record::found(reason, at_ms), unix_ms()).map(drop)
+    begin(data_dir, name, others, &Record::found(reason, at_ms, false), unix_ms()).map(drop)
 }
 
 /// Sets the data aside that were marked, or goes on with it. `others` are addresses of members besides those on disk.
@@ -165,8 +171,7 @@ fn step(
     match record.phase {
         Phase::Found => {
             let begun = begin(data_dir, name, others, record, unix_ms())?;
-            remove(&data_dir.join(QUARANTINED))?;
-            sync(data_dir)?;
+            make_room(data_dir, record.again)?;
             sealed::save(data_dir, FILE, &begun)?;
             log::error!("{}: setting the data aside to rebuild this node from its peers", begun.reason);
             *record = begun;
@@ -177,10 +182,7 @@ fn step(
             create_dir(&aside)?;
             if let Some(part) = PARTS.iter().find(|part| data_dir.join(part).exists()) {
                 let (from, to) = (data_dir.join(part), aside.join(part));
-                fs::rename(&from, &to).map_err(|source| StorageError::Io {
-                    context: format!("cannot move {} to {}", from.display(), to.display()),
-                    source,
-                })?;
+                rename(&from, &to)?;
                 sync(&aside)?;
                 sync(data_dir)?;
             } else {
@@ -237,7 +239,22 @@ fn begin(
     }
     at_ms.push(now_ms);
     let (phase, reason) = (Phase::Moving, marked.reason.clone());
-    Ok(Record { phase, reason, cluster_id: Some(cluster_id), former_id, peers, at_ms })
+    Ok(Record { phase, reason, cluster_id: Some(cluster_id), former_id, peers, at_ms, again: false })
+}
+
+/// Removes what earlier quarantines left. But until the node is rebuilt, what was set aside first is worth more than what
+/// it has got since: its peers may have lost theirs meanwhile.
+fn make_room(data_dir: &Path, again: bool) -> Result<(), StorageError> {
+    let (aside, first) = (data_dir.join(QUARANTINED), data_dir.join(FIRST));
+    match again {
+        true if aside.exists() && !first.exists() => rename(&aside, &first)?,
+        true => remove(&aside)?,
+        false => {
+            remove(&first)?;
+            remove(&aside)?;
+        }
+    }
+    sync(data_dir)
 }
 
 /// The new identity is complete on disk.
@@ -265,6 +282,13 @@ fn advance(data_dir: &Path, from: Phase, to: Phase) -> Result<(), QuarantineErro
         }
         Some(_) | None => Ok(()),
     }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
+    fs::rename(from, to).map_err(|source| StorageError::Io {
+        context: format!("cannot move {} to {}", from.display(), to.display()),
+        source,
+    })
 }
 
 fn remove(dir: &Path) -> Result<(), StorageError> {

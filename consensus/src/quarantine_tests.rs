@@ -127,6 +127,50 @@ fn at_most_so_many_in_an_hour() {
     assert_eq!(later.at_ms.len(), 1);
 }
 
+/// The node finds damage, is set aside and joins; what it then has says which time it was.
+fn set_aside_and_join(dir: &Path, what_it_gets: &str) {
+    mark(dir, REASON).unwrap();
+    set_aside(dir, "a", &[]).unwrap();
+    Identity { cluster_id: Some("c".into()), node_id: Some(7), ..Identity::new("a") }.save(dir).unwrap();
+    fs::create_dir(dir.join("wal")).unwrap();
+    fs::write(part(dir, "wal"), what_it_gets).unwrap();
+    joined(dir).unwrap();
+}
+
+/// Damage before the rebuild is over, however often, does not cost what was set aside at first; once it is over, it does.
+#[test]
+fn further_damage_while_it_is_rebuilt() {
+    let dir = member();
+    let dir = dir.path();
+    let log_in = |place: &str| fs::read_to_string(part(&dir.join(place), "wal")).ok();
+    let whole = Some("wal".to_owned());
+    set_aside_and_join(dir, "first");
+    assert_eq!((log_in(QUARANTINED), log_in(FIRST)), (whole.clone(), None));
+    set_aside_and_join(dir, "second");
+    assert_eq!((log_in(QUARANTINED), log_in(FIRST)), (Some("first".into()), whole.clone()));
+    // What it has done is lost with the record: it could be anything.
+    fs::write(dir.join(FILE), "{").unwrap();
+    set_aside_and_join(dir, "third");
+    assert_eq!((log_in(QUARANTINED), log_in(FIRST)), (Some("second".into()), whole));
+    over(dir).unwrap();
+    set_aside_and_join(dir, "fourth");
+    assert_eq!((log_in(QUARANTINED), log_in(FIRST)), (Some("third".into()), None));
+}
+
+/// A kill before or after the first data are moved on leaves them where they were or where they go.
+#[test]
+fn killed_while_the_first_data_move_on() {
+    let dir = member();
+    let dir = dir.path();
+    set_aside_and_join(dir, "first");
+    mark(dir, REASON).unwrap();
+    make_room(dir, true).unwrap();
+    assert_eq!(load(dir).unwrap().unwrap().phase, Phase::Found, "killed here");
+    set_aside(dir, "a", &[]).unwrap();
+    assert_eq!(fs::read_to_string(part(&dir.join(FIRST), "wal")).unwrap(), "wal");
+    assert_eq!(fs::read_to_string(part(&dir.join(QUARANTINED), "wal")).unwrap(), "first");
+}
+
 /// A damaged record never makes a directory look new.
 #[test]
 fn a_damaged_record() {

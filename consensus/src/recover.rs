@@ -15,7 +15,7 @@ use crate::codec::{self, LogPayload};
 use crate::identity::Identity;
 use crate::log_store::READ_BYTES_MAX;
 use crate::offline::{durably, OfflineError};
-use crate::quarantine::{self, Phase};
+use crate::quarantine::{self, Phase, QUARANTINED};
 use crate::stores::wal_dir;
 use crate::types::{PeerNode, SharedCommand, WireMembership};
 
@@ -60,17 +60,26 @@ impl Survivor {
         log: LogOptions,
     ) -> Result<Self, OfflineError> {
         let refused = |reason: String| OfflineError::Refused(format!("{}: {reason}", data_dir.display()));
+        // Before the identity, which is another one once the data are set aside.
+        match quarantine::found(data_dir).map_err(|e| refused(e.to_string()))? {
+            Some((Phase::Found, reason)) => {
+                return Err(refused(format!(
+                    "{reason}: remove quarantine.json to take the data as they are"
+                )));
+            }
+            Some((Phase::Moving | Phase::Joining, reason)) => {
+                return Err(refused(format!(
+                    "{reason}, and the data are set aside in {QUARANTINED}/: see docs/operations.md, \"Corrupt data\""
+                )));
+            }
+            Some((Phase::Rebuilding | Phase::Over, _)) | None => {}
+        }
         let identity = Identity::load(data_dir, name)?
             .ok_or_else(|| refused("there is no identity.json: it belongs to no cluster".into()))?;
         let (Some(node_id), Some(own_cluster)) = (identity.node_id, identity.cluster_id.clone()) else {
             return Err(refused("its node has never joined a cluster".into()));
         };
         check_present(data_dir)?;
-        if let Some((Phase::Found | Phase::Moving | Phase::Joining, reason)) =
-            quarantine::found(data_dir).map_err(|e| refused(e.to_string()))?
-        {
-            return Err(refused(format!("{reason}: remove quarantine.json to take the data as they are")));
-        }
         let log = DiskLog::<LogPayload>::open(&wal_dir(data_dir), log)?;
         let store = StateMachine::open(data_dir, store)?;
         let applied = store.applied().log_id;

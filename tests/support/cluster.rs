@@ -1,10 +1,12 @@
 //! Some nodes on loopback that form one cluster, and everything that a test does to them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::http::{self, Failure, Request, Response};
@@ -17,6 +19,8 @@ pub const FORM_LIMIT: Duration = Duration::from_secs(40);
 pub const ELECTION_LIMIT: Duration = Duration::from_secs(15);
 /// Longest wait for live nodes to reach the same state.
 pub const CONVERGE_LIMIT: Duration = Duration::from_secs(20);
+/// Longest wait for a listing of everything.
+const LIST_LIMIT: Duration = Duration::from_secs(60);
 /// Attempts with fresh ports when another program takes one before its node does.
 const PORT_ATTEMPTS_MAX: usize = 3;
 
@@ -301,6 +305,27 @@ impl Cluster {
             404 if response.code() == "key_not_found" => None,
             other => panic!("GET {key} on node{i}: {other} {}", response.text()),
         }
+    }
+
+    /// Everything that node `i` lists at a read level, and of which revision: values and their revisions by key.
+    pub fn list(&self, i: usize, level: &str) -> (u64, BTreeMap<String, (String, u64)>) {
+        let request = Request::get(format!("/v1/kv?consistency={level}"));
+        let answer = self.ask(i, &request.header("Accept", "application/x-ndjson").limit(LIST_LIMIT));
+        assert_eq!(answer.status, 200, "listing node{i}: {}", answer.text());
+        let item = |line: &str| {
+            let item: Value = serde_json::from_str(line).expect("a line of JSON");
+            let text = |name: &str| item[name].as_str().expect("text").to_owned();
+            (text("key"), (text("value"), item["revision"].as_u64().expect("a revision")))
+        };
+        let revision = answer.header("vault-revision").and_then(|text| text.parse().ok());
+        (revision.expect("a revision"), answer.text().lines().map(item).collect())
+    }
+
+    /// Injects a fault into node `i`, which must have been started for that.
+    pub fn inject(&self, i: usize, fault: &Value) -> Option<u64> {
+        let answer = self.ask(i, &Request::post("/v1/faults", fault.to_string()));
+        assert_eq!(answer.status, 200, "{fault} on node{i}: {}", answer.text());
+        answer.json()["id"].as_u64()
     }
 
     /// Waits until all running nodes have applied the same, and checks the order of their indexes.
