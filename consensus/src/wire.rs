@@ -25,7 +25,7 @@ use crate::types::SharedCommand;
 /// Largest frame, in bytes. The largest message is an append of one write of the largest size.
 pub const FRAME_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Version of the protocol; both ends must speak the same.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 /// Bytes of a snapshot in one frame.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 512 * 1024;
 

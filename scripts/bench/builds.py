@@ -1,7 +1,7 @@
 """Two builds of VaultDB in turn, with the same load, on one machine: what a change costs or saves; prints Markdown.
 
-Started by scripts/bench-against.sh. The other build goes first in every second round, on fresh clusters, of which only one
-runs at a time.
+Started by scripts/bench-against.sh. A cluster of each build stands all the time, and short loads take turns between them, so
+that what the disk does for a while falls on both.
 """
 
 import argparse
@@ -20,6 +20,8 @@ LOADS = [
     ("get", 64, ("--consistency", "linearizable")), ("get", 64, ("--consistency", "stale")),
 ]
 KEYS = 10_000
+# Of the other cluster's ports.
+SHIFT = 100
 
 
 class Builds:
@@ -29,29 +31,34 @@ class Builds:
         self.reports = {}
 
     def run(self):
-        for number in range(self.args.rounds):
-            builds = [("this", self.args.binary), ("other", self.args.other)]
-            for build, binary in builds if number % 2 == 0 else reversed(builds):
-                with clusters.VaultDb(binary, NODES, os.path.join(self.args.data, "nodes")) as cluster:
-                    self.measure(cluster, build)
+        directory = self.args.data
+        with clusters.VaultDb(self.args.binary, NODES, os.path.join(directory, "this")) as this, \
+                clusters.VaultDb(self.args.other, NODES, os.path.join(directory, "other"), shift=SHIFT) as other:
+            for cluster in (this, other):
+                endpoint = cluster.endpoint(cluster.wait_leader())
+                loads.prefill([self.args.binary, "bench", "get", "--endpoints", endpoint, "--output", "json"], KEYS)
+            for load in LOADS:
+                for number in range(self.args.rounds):
+                    both = [("this", this), ("other", other)]
+                    for build, cluster in both if number % 2 == 0 else reversed(both):
+                        self.measure(cluster, build, load)
 
-    def measure(self, cluster, build):
+    def measure(self, cluster, build, load):
+        operation, clients, flags = load
         leader = cluster.wait_leader()
-        endpoint = cluster.endpoint(leader)
-        loads.prefill([self.args.binary, "bench", "get", "--endpoints", endpoint, "--output", "json"], KEYS)
-        for operation, clients, flags in LOADS:
-            before = sum(cluster.cpu_seconds())
-            # The same generator loads both. Without a warm-up the processor time is of the requests that are counted.
-            flags_all = ("--keys", str(KEYS), *flags)
-            report = loads.vaultdb(self.args.binary, endpoint, clients, (self.args.seconds, 0.0), operation, flags_all)
-            used = sum(cluster.cpu_seconds()) - before
-            report["cpu_us_per_request"] = 1e6 * used / max(report["requests_per_s"] * self.args.seconds, 1)
-            report["leader_moved"] = cluster.wait_leader() != leader
-            self.reports.setdefault((build, operation, clients, flags), []).append(report)
-            print(
-                f"  {build}, {operation} {' '.join(flags)} at {clients}: {report['requests_per_s']:.0f}/s,"
-                f" {report['cpu_us_per_request']:.0f} us", file=sys.stderr, flush=True,
-            )
+        before = sum(cluster.cpu_seconds())
+        # The same generator loads both. Without a warm-up the processor time is of the requests that are counted.
+        report = loads.vaultdb(
+            self.args.binary, cluster.endpoint(leader), clients, (self.args.seconds, 0.0), operation, ("--keys", str(KEYS), *flags)
+        )
+        used = sum(cluster.cpu_seconds()) - before
+        report["cpu_us_per_request"] = 1e6 * used / max(report["requests_per_s"] * self.args.seconds, 1)
+        report["leader_moved"] = cluster.wait_leader() != leader
+        self.reports.setdefault((build, *load), []).append(report)
+        print(
+            f"  {build}, {operation} {' '.join(flags)} at {clients}: {report['requests_per_s']:.0f}/s,"
+            f" {report['cpu_us_per_request']:.0f} us", file=sys.stderr, flush=True,
+        )
 
     def rows(self):
         for operation, clients, flags in LOADS:
@@ -67,8 +74,8 @@ def main():
     parser = argparse.ArgumentParser(prog="bench-against", description=__doc__.split("Started")[0])
     for name in ("binary", "other", "data"):
         parser.add_argument(f"--{name}", required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, default=6, help="of each build (default 6)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement (default 4)")
+    parser.add_argument("--rounds", type=int, default=20, help="of each load on each build (default 20)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of each measurement (default 1)")
     args = parser.parse_args()
     if not (1 <= args.rounds <= 100 and 0.1 <= args.seconds <= 3600):
         parser.error("--rounds 1 to 100, --seconds 0.1 to 3600")
@@ -85,8 +92,8 @@ def main():
     ]
     lines = [
         *machine.describe(args.data),
-        f"- {NODES} nodes and the load on this machine; {args.rounds} rounds in turn on fresh clusters, {args.seconds:g} s each;"
-        " medians; a ratio is of one round's pair (least and greatest); processor time is of all nodes, for one request",
+        f"- {NODES} nodes and the load on this machine; {args.rounds} rounds in turn, {args.seconds:g} s each; medians; a ratio is of one"
+        " round's pair: median, least and greatest; processor time is of all nodes, for one request",
         "", *table(head, builds.rows()),
     ]
     print("\n".join(lines))
