@@ -47,12 +47,13 @@ class Watched(threading.Thread):
         kept = api.connection(self.port, ASK_SECONDS_MAX)
         while not self.watch.over.wait(POLL_SECONDS):
             try:
-                code, body = api.exchange(kept, "GET", "/status")
-                if code == 200:
-                    self.status, self.status_at = api.parsed(body), time.monotonic()
+                # Events first: they say when a thing was noticed, a status only that it was.
                 code, body = api.exchange(kept, "GET", f"/v1/events?since={self.since}")
                 if code == 200:
                     self.take(api.parsed(body))
+                code, body = api.exchange(kept, "GET", "/status")
+                if code == 200:
+                    self.status, self.status_at = api.parsed(body), time.monotonic()
             except (OSError, http.client.HTTPException):
                 kept.close()
                 self.since = 0
