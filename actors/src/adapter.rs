@@ -1,7 +1,7 @@
 //! Consensus and its store as the actors' port sees them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::FutureExt;
@@ -15,6 +15,9 @@ use vaultdb_kv::{
 use vaultdb_storage::{StateMachine, StorageError, View as StoreView};
 
 use crate::port::{Acceptances, EntryFate, LogId, Lookup, Node, Outcomes, Standstill, StoreStats, View};
+
+/// Longest wait until the files of the store stay as they are.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
 
 /// Consensus together with its store, which every read needs at once.
 pub(crate) struct ConsensusNode {
@@ -161,8 +164,8 @@ impl Node for ConsensusNode {
         self.store.flip_state().map_err(unfit)
     }
 
-    fn flush_store(&self) -> Result<(), ReadError> {
-        self.store.flush().map_err(unfit)
+    fn settle_store(&self) -> Result<(), ReadError> {
+        self.store.settle(SETTLE_MAX).map_err(unfit)
     }
 
     fn stages(&self) -> &Stages {

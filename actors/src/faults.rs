@@ -213,8 +213,8 @@ impl WorkerHandles {
         let node = self.shared.node().ok_or(FaultRefusal::Unavailable)?.clone();
         let flip = move || {
             if file == DataFile::RocksDb {
-                // What is in memory alone is in no file.
-                node.flush_store().map_err(|error| failed(&error))?;
+                // What is in memory alone is in no file, and a compaction under way drops files that it has read already.
+                node.settle_store().map_err(|error| failed(&error))?;
             }
             flip_bits(&dir, file).map_err(|error| failed(&error))
         };

@@ -119,11 +119,12 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError::Store`].
     fn view(&self) -> Result<Box<dyn View>, ReadError>;
-    /// Writes out what the store has in memory alone. Waits for the disk: only on a blocking thread.
+    /// Writes out what the store has in memory alone, and waits until its files stay as they are. Waits for the disk: only
+    /// on a blocking thread.
     ///
     /// # Errors
     /// [`ReadError::Store`].
-    fn flush_store(&self) -> Result<(), ReadError> {
+    fn settle_store(&self) -> Result<(), ReadError> {
         Ok(())
     }
     /// Disturbs the local state as a flipped bit would; only where faults may be injected. May wait for the disk: only

@@ -15,6 +15,8 @@ NODES = 5
 # Exit code of a node that asks to be started again.
 UNFIT = 70
 LOOK_SECONDS = 0.02
+# Nobody may ever read the bits that are flipped: they are found because everything is verified now and then.
+SCRUB_INTERVAL = "5s"
 # Before a node that ended by itself is started again; twice as long each time that it did not live for SETTLED_SECONDS.
 BACKOFF_SECONDS = 0.1
 BACKOFF_SECONDS_MAX = 5.0
@@ -40,7 +42,7 @@ class Processes(clusters.VaultDb):
     kind = "processes"
 
     def __init__(self, binary, directory, note):
-        settings = {"VAULTDB_ENABLE_FAULT_INJECTION": "true"}
+        settings = {"VAULTDB_ENABLE_FAULT_INJECTION": "true", "VAULTDB_SCRUB_INTERVAL_MS": SCRUB_INTERVAL}
         super().__init__(binary, NODES, os.path.join(directory, "nodes"), settings, free_shift(NODES))
         self.note = note
         self.over = threading.Event()

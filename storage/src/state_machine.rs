@@ -328,6 +328,18 @@ impl StateMachine {
         self.core.engine().flush().map_err(|error| self.core.fail(error))
     }
 
+    /// As [`Self::flush`]; returns once nothing changes the files either, unless more is written. Condemns nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::Rocks`], also when it is not so within `limit`.
+    pub fn settle(&self, limit: Duration) -> Result<(), StorageError> {
+        self.core.check()?;
+        match self.core.engine() {
+            EngineHandle::Rocks(engine) => engine.settle(limit),
+            EngineHandle::Memory(_) => Ok(()),
+        }
+    }
+
     /// A snapshot of what is applied, which becomes the current one. When this returns, the state up to
     /// the snapshot's applied id is durable twice: in the snapshot and in the engine itself, so the log
     /// may be purged up to it. Entries may be applied meanwhile. Reads and writes the disk.

@@ -5,11 +5,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     properties, BlockBasedOptions, Cache, DBCompressionType, Direction, ErrorKind, FlushOptions,
-    IteratorMode, LogLevel, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions, DB,
+    IteratorMode, LogLevel, Options, ReadOptions, ReadTier, Snapshot, WaitForCompactOptions, WriteBatch,
+    WriteOptions, DB,
 };
 use vaultdb_kv::{Key, KeyBounds, Revision, Value, Versioned};
 
@@ -298,6 +300,14 @@ impl RocksEngine {
         let mut options = FlushOptions::default();
         options.set_wait(true);
         Ok(self.db.flush_opt(&options)?)
+    }
+
+    /// As [`Self::flush`]; returns once no compaction is under way or due, either.
+    pub(crate) fn settle(&self, limit: Duration) -> Result<(), StorageError> {
+        let mut options = WaitForCompactOptions::default();
+        options.set_flush(true);
+        options.set_timeout(u64::try_from(limit.as_micros()).unwrap_or(u64::MAX));
+        Ok(self.db.wait_for_compact(&options)?)
     }
 
     pub(crate) fn gauge(&self) -> Result<Gauge, StorageError> {

@@ -112,6 +112,12 @@ impl StagedEngine {
         &self.shared.rocks
     }
 
+    /// See [`RocksEngine::settle`].
+    pub(crate) fn settle(&self, limit: Duration) -> Result<(), StorageError> {
+        self.shared.write_out()?;
+        self.shared.rocks.settle(limit)
+    }
+
     /// For how long the oldest write that RocksDB does not have has been waiting. From memory.
     pub(crate) fn waiting(&self) -> Duration {
         let stages = self.shared.stages.read();
