@@ -199,7 +199,7 @@ impl RocksEngine {
         self.dir.path()
     }
 
-    fn property(&self, name: &properties::PropName) -> Result<u64, StorageError> {
+    pub(super) fn property(&self, name: &properties::PropName) -> Result<u64, StorageError> {
         Ok(self.db.property_int_value(name)?.unwrap_or(0))
     }
 

@@ -397,6 +397,29 @@ mod tests {
         assert_eq!(engine.waiting(), Duration::ZERO);
     }
 
+    /// Files make compactions due; once the engine has settled, everything is in files and none is due or under way.
+    #[test]
+    fn settled_files_stay() {
+        use rocksdb::properties::{COMPACTION_PENDING, NUM_ENTRIES_ACTIVE_MEM_TABLE, NUM_RUNNING_COMPACTIONS};
+        let dir = tempfile::tempdir().unwrap();
+        let engine = engine(&dir.path().join("db"));
+        let value = Bytes::from(b"v".repeat(1 << 20));
+        for revision in 1..=13 {
+            let key = Key::new(format!("k{}", revision % 3)).unwrap();
+            let log_id = LogId { term: 1, index: revision };
+            let data = [(&key, Some((revision, &value)))].into_iter().collect();
+            let changes = Changes { data, log_id, revision, ..Changes::default() };
+            engine.write(&Meta::default(), &changes).unwrap();
+            if revision < 13 {
+                engine.flush().unwrap();
+            }
+        }
+        engine.settle(Duration::from_secs(30)).unwrap();
+        for property in [COMPACTION_PENDING, NUM_ENTRIES_ACTIVE_MEM_TABLE, NUM_RUNNING_COMPACTIONS] {
+            assert_eq!(engine.shared.rocks.property(property).unwrap(), 0, "{property:?}");
+        }
+    }
+
     /// What is no plain data goes to RocksDB at once, together with all that was staged before it.
     #[test]
     fn meta_takes_the_stage_along() {
