@@ -81,11 +81,7 @@ def main():
         parser.error("--rounds 1 to 100, --seconds 0.1 to 3600")
     os.makedirs(args.data, exist_ok=True)
     builds = Builds(args)
-    try:
-        builds.run()
-    except clusters.Failed as error:
-        print(f"bench-against: {error}", file=sys.stderr)
-        return 1
+    builds.run()
     head = [
         "load", "connections", "this, /s", "other, /s", "ratio", "this p50 / p99, ms", "other", "this, us of processor", "other",
         "ratio", "failures",
@@ -101,8 +97,4 @@ def main():
 
 
 if __name__ == "__main__":
-    clusters.end_in_order_when_terminated()
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    clusters.run_script("bench-against", main)

@@ -31,9 +31,16 @@ class Failed(Exception):
     """Why there is no measurement: one message for whoever runs the script."""
 
 
-def end_in_order_when_terminated():
-    """Makes SIGTERM end this process through the blocks that stop the nodes."""
+def run_script(name, main):
+    """Runs a script's main function and exits. However it ends, it is through the blocks that stop the nodes: SIGTERM, an interrupt,
+    and `Failed`, which is told under the script's name."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main())
+    except Failed as error:
+        sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def ask(url, body=None):

@@ -200,11 +200,7 @@ def main():
         "a ratio is of one round's pair; closed loop",
         "- 100,000 keys of 16 bytes, values of 100 bytes; both sync every write to disk, on the same file system",
     ]
-    try:
-        comparison.run()
-    except clusters.Failed as error:
-        say(f"bench-compare: {error}")
-        return 1
+    comparison.run()
     text = "\n".join([*lines, "", *comparison.tables()]) + "\n"
     print(text, end="")
     if args.output:
@@ -214,8 +210,4 @@ def main():
 
 
 if __name__ == "__main__":
-    clusters.end_in_order_when_terminated()
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    clusters.run_script("bench-compare", main)

@@ -126,10 +126,4 @@ def main():
 
 
 if __name__ == "__main__":
-    clusters.end_in_order_when_terminated()
-    try:
-        main()
-    except clusters.Failed as failed:
-        sys.exit(f"bench-profile: {failed}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    clusters.run_script("bench-profile", main)

@@ -382,11 +382,7 @@ def main():
         "- servers µs: processor time of all nodes for each read; client µs: that of the generator, which has one thread: "
         f"(!) marks where it is busy for more than {GENERATOR_BUSY_MAX:.0%} of the time",
     ]
-    try:
-        reads.run()
-    except clusters.Failed as error:
-        say(f"bench-reads: {error}")
-        return 1
+    reads.run()
     text = "\n".join([*lines, "", *reads.tables()]) + "\n"
     print(text, end="")
     if args.output:
@@ -400,8 +396,4 @@ def main():
 
 
 if __name__ == "__main__":
-    clusters.end_in_order_when_terminated()
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    clusters.run_script("bench-reads", main)

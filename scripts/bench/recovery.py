@@ -322,11 +322,7 @@ def main():
         f"- {args.rounds} rounds of {args.forms} fresh clusters of each in turn, the last of them used; restarts at {args.keys:,} keys; a node is away for {AWAY_SECONDS} s and "
         f"watched for {BACK_SECONDS} s after: the longest time between two acknowledged writes",
     ]
-    try:
-        recovery.run()
-    except clusters.Failed as error:
-        say(f"bench-recovery: {error}")
-        return 1
+    recovery.run()
     text = "\n".join([*lines, "", *recovery.tables()]) + "\n"
     print(text, end="")
     if args.output:
@@ -340,8 +336,4 @@ def main():
 
 
 if __name__ == "__main__":
-    clusters.end_in_order_when_terminated()
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    clusters.run_script("bench-recovery", main)

@@ -88,11 +88,7 @@ def main():
         parser.error("--seconds 1 to 86400, --interval 0.1 to --seconds")
     os.makedirs(args.data, exist_ok=True)
     about = machine.describe(args.data)
-    try:
-        leader, samples, peaks, result = soak(args)
-    except clusters.Failed as error:
-        print(f"bench-soak: {error}", file=sys.stderr)
-        return 1
+    leader, samples, peaks, result = soak(args)
     print("\n".join(about))
     print(f"- {NODES} nodes, {args.connections} connections to the leader for {args.seconds} s, {args.keys} keys\n")
     print(result)
@@ -111,8 +107,4 @@ def main():
 
 
 if __name__ == "__main__":
-    clusters.end_in_order_when_terminated()
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    clusters.run_script("bench-soak", main)

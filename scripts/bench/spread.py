@@ -175,9 +175,6 @@ def main():
     except Unavailable as reason:
         print(f"bench-spread: skipped: {reason}")
         return 0
-    except clusters.Failed as error:
-        say(f"bench-spread: {error}")
-        return 1
     text = "\n".join([*lines, "", *spread.tables()]) + "\n"
     print(text, end="")
     if args.output:
@@ -190,8 +187,4 @@ def main():
 
 
 if __name__ == "__main__":
-    clusters.end_in_order_when_terminated()
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    clusters.run_script("bench-spread", main)
