@@ -54,6 +54,7 @@ class SupervisorTest(unittest.TestCase):
             stubs.due[NODE] = (0.0, False)
             stubs.tend_once()
         self.assertEqual(stubs.spawned, 3)
+        self.assertEqual([node for _, node in stubs.gave_up], [NODE, NODE])
         self.assertEqual(pauses[1], 2 * pauses[0])
         self.assertIsNone(stubs.broken)
 
@@ -63,6 +64,7 @@ class SupervisorTest(unittest.TestCase):
         stubs.tend_once()
         self.assertEqual(stubs.spawned, 2)
         self.assertTrue(os.path.isdir(stubs.data(NODE)))
+        self.assertEqual(stubs.gave_up, [])
 
     def test_a_node_that_is_wiped_is_started_again_without(self):
         stubs = self.stubs()

@@ -7,6 +7,7 @@ import unittest
 
 import clusters
 import stage
+import steps
 from view import View
 from watch import Event, Watch
 
@@ -49,6 +50,21 @@ class StageTest(unittest.TestCase):
         self.assertIsNone(self.stage.healer(1))
         self.tell(1, "restarted")
         self.assertEqual(self.stage.healer(1), "store restarted: why")
+
+    def test_an_actor_is_missed_from_the_first_failure_on_its_node_to_its_successor(self):
+        self.tell(0, "panicked", after=0.1)
+        self.tell(1, "hung", component="raft", after=0.8)
+        self.tell(1, "restarted", component="raft", after=0.81)
+        with self.assertRaisesRegex(clusters.Failed, "dispatcher is rebuilt: not within"):
+            self.stage.actor_rebuilt(1, "dispatcher")
+        self.tell(1, "restarted", component="dispatcher", after=0.83)
+        self.stage.actor_rebuilt(1, "dispatcher")
+        self.assertAlmostEqual(self.stage.outcome.rebuilt, 0.03, places=3)
+
+    def test_a_node_that_gave_up_is_noticed_from_the_fault_on(self):
+        self.stage.cluster.gave_up = [(self.stage.moment - 1.0, 1), (self.stage.moment + 0.1, 0)]
+        self.assertIsNone(steps.gave_up(self.stage, 1))
+        self.assertEqual(steps.gave_up(self.stage, 0), "node0 ended itself")
 
     def test_a_node_that_no_restart_heals_ends_the_step(self):
         self.stage.cluster.broken = "node1 ended with exit code 1"

@@ -56,6 +56,13 @@ class VerdictTest(unittest.TestCase):
         self.assertFalse(verdict.passed)
         self.assertIn("do not hold the same", text(verdict))
 
+    def test_actors_are_told_by_the_slowest(self):
+        one, other = healed(), healed()
+        self.assertNotIn("panicked or hung", text(judged(outcomes=[one, other])))
+        one.rebuilt, other.rebuilt, other.detected = 0.022, 0.041, 0.8
+        told = text(judged(outcomes=[one, other, healed()]))
+        self.assertIn("2 panicked or hung: detected within 800 ms, another in place 41 ms later", told)
+
     def test_a_step_that_did_not_heal_fails_it(self):
         broken = Outcome("a fault", 1.0, failure="the cluster is whole: not within 90 s")
         self.assertFalse(judged(outcomes=[broken]).passed)
