@@ -400,7 +400,9 @@ mod tests {
     /// Files make compactions due; once the engine has settled, everything is in files and none is due or under way.
     #[test]
     fn settled_files_stay() {
-        use rocksdb::properties::{COMPACTION_PENDING, NUM_ENTRIES_ACTIVE_MEM_TABLE, NUM_RUNNING_COMPACTIONS};
+        use rocksdb::properties::{
+            COMPACTION_PENDING, NUM_ENTRIES_ACTIVE_MEM_TABLE, NUM_RUNNING_COMPACTIONS,
+        };
         let dir = tempfile::tempdir().unwrap();
         let engine = engine(&dir.path().join("db"));
         let value = Bytes::from(b"v".repeat(1 << 20));
