@@ -4,6 +4,7 @@
 
 pub(crate) mod generations;
 pub(crate) mod layout;
+mod manifest;
 pub(crate) mod memory;
 pub(crate) mod rocks;
 pub(crate) mod staged;

@@ -16,7 +16,7 @@ use rocksdb::{
 use vaultdb_kv::{Key, KeyBounds, Revision, Value, Versioned};
 
 use super::staged::Stage;
-use super::{layout, Changes, Gauge, Meta};
+use super::{layout, manifest, Changes, Gauge, Meta};
 use crate::chain::{self, Chain};
 use crate::durable_fs::{self, OwnedDir};
 use crate::error::StorageError;
@@ -124,6 +124,7 @@ impl RocksEngine {
     ) -> Result<bool, StorageError> {
         let alone =
             RocksSettings { block_cache: Cache::new_lru_cache(SCRUB_CACHE_BYTES), ..settings.clone() };
+        manifest::check(dir)?;
         let db = DB::open_for_read_only(&alone.options(), dir, false).map_err(|e| open_error(dir, e))?;
         let mut options = ReadOptions::default();
         options.fill_cache(false);
@@ -147,6 +148,7 @@ impl RocksEngine {
     }
 
     fn new(options: &Options, dir: &Path) -> Result<Self, StorageError> {
+        manifest::check(dir)?;
         let db = DB::open(options, dir).map_err(|e| open_error(dir, e))?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
