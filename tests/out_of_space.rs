@@ -9,7 +9,6 @@ mod support;
 
 use std::time::Duration;
 
-use support::snapshots::metric;
 use support::{eventually, skip, Cluster, Node, Plan, Request, Response, SmallDisk};
 use tempfile::TempDir;
 
