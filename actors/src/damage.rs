@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 const BYTES_FLIPPED: usize = 3;
 /// The bit: a digit or a letter remains one.
 const BIT: u8 = 0x01;
+/// The bits of a table are flipped at this part of it.
+const TABLE_BYTES_PER_PLACE: u64 = 8;
 /// Directories under `rocksdb/` and `snapshots/` that are looked into, one in another.
 const DEPTH_MAX: u32 = 4;
 /// Snapshots that are in the making or on their way are none yet.
@@ -45,10 +47,12 @@ struct Target {
     bytes: u64,
 }
 
-/// Flips bits in the middle of one file of that kind; answers which file and where, or `None` when there is none yet.
+/// Flips bits in one file of that kind, in the middle or where a table has data; answers which file and where, or `None` when there is none yet.
 pub(crate) fn flip_bits(data_dir: &Path, kind: DataFile) -> io::Result<Option<String>> {
     let Some(target) = find(data_dir, kind)? else { return Ok(None) };
-    let at = target.bytes / 2;
+    // The blocks of a table that hold data come first, and of a small one the rest may be the larger part: damage there,
+    // of a Bloom filter say, changes no answer and is not looked for.
+    let at = target.bytes / if kind == DataFile::RocksDb { TABLE_BYTES_PER_PLACE } else { 2 };
     if kind == DataFile::Snapshot {
         // A table of the database may be the same file: what is damaged then is the copy.
         part_from_links(&target.path)?;
@@ -209,7 +213,7 @@ mod tests {
         assert!(changed(&table, &[1; 400]).is_empty());
         let told = flip_bits(&dir.0, DataFile::RocksDb).unwrap().unwrap();
         assert!(told.contains("rocksdb/1/000004.sst"), "{told}");
-        assert_eq!(changed(&table, &[1; 400]), [200, 201, 202]);
+        assert_eq!(changed(&table, &[1; 400]), [50, 51, 52]);
     }
 
     /// The identity is one file.
