@@ -31,8 +31,8 @@ fn plan(nodes: usize) -> Plan {
     Plan { env: env.map(|(name, value)| (name, value.to_owned())).to_vec(), ..Plan::nodes(nodes) }
 }
 
-/// The same, with faults to be injected, no values in the cache, no snapshots by themselves, which are followed by
-/// compactions that could drop a table just when it is damaged, and settings besides.
+/// The same, with faults to be injected, no values in the cache, no snapshots by themselves, so that tables stay as they
+/// are, and settings besides.
 fn faulty_plan(settings: &[(&'static str, &str)]) -> Plan {
     let mut plan = Plan { flags: vec!["--enable-fault-injection".to_owned()], ..plan(3) };
     let own = [("VAULTDB_CACHE_BYTES", "0"), ("VAULTDB_SNAPSHOT_LOGS_SINCE_LAST", "1000000")];
