@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -17,6 +18,9 @@ use support::{eventually, Client, Cluster, Load, LoadPlan, Outcome, Plan, Reques
 const REBUILT_LIMIT: Duration = Duration::from_secs(60);
 const LOAD_LIMIT: Duration = Duration::from_secs(30);
 const FLUSHED_LIMIT: Duration = Duration::from_secs(30);
+const FLIPS_MAX: usize = 10;
+/// More than a quarantine has.
+const STEPS_MAX: usize = 20;
 /// Exit code of a node that is to be started again.
 const UNFIT: i32 = 70;
 
@@ -66,17 +70,18 @@ fn files(dir: &Path, kind: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Flips a bit near the beginning of what a file holds, in place.
-fn flip(path: &Path, content: &[u8], used: usize) {
-    use std::os::unix::fs::FileExt;
-    let place = used / 8;
+/// Flips a bit near the beginning of what a file holds, in place, and answers the file. Of a table it is one of its first
+/// block: behind the last block with data, early in a small one, damage changes no answer and is not looked for.
+fn flip(path: &Path, content: &[u8], used: usize) -> fs::File {
+    let place = (used / 8).min(if is_of(&path.to_string_lossy(), ".sst") { 40 } else { used });
     let file = fs::OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(&[content[place] ^ 4], place as u64).unwrap();
     println!("flipped a bit at byte {place} of {}", path.display());
+    file
 }
 
 /// Waits for a file of a kind, and flips a bit of the newest one that holds anything.
-fn flip_one(data: &Path, kind: &str) {
+fn flip_one(data: &Path, kind: &str) -> fs::File {
     let found = eventually(&format!("{} has {kind}", data.display()), FLUSHED_LIMIT, || {
         let newest = files(data, kind).into_iter().rev().find_map(|path| {
             let content = fs::read(&path).ok()?;
@@ -86,7 +91,32 @@ fn flip_one(data: &Path, kind: &str) {
         });
         newest.ok_or_else(|| "none".to_owned())
     });
-    flip(&found.0, &found.1, found.2);
+    flip(&found.0, &found.1, found.2)
+}
+
+/// Flips bits under a running node until it ends because of one. A file that the node had read already and no longer
+/// needs, a table that a compaction replaces or a segment behind a snapshot, goes with its damage: then nobody can come
+/// upon it any more, nothing is wrong, and another file is damaged.
+fn flip_until_found(cluster: &mut Cluster, victim: usize, kind: &str) {
+    let data = cluster.nodes[victim].data.clone();
+    for _ in 0..FLIPS_MAX {
+        let flipped = flip_one(&data, kind);
+        let found = eventually(&format!("{kind}: the damage is found, or gone"), REBUILT_LIMIT, || {
+            if let Some(code) = cluster.nodes[victim].exited() {
+                assert_eq!(code, Some(UNFIT), "{kind}:\n{}", cluster.nodes[victim].log_tail());
+                return Ok(true);
+            }
+            match flipped.metadata().unwrap().nlink() {
+                0 => Ok(false),
+                links => Err(format!("the node runs, and the file has {links} names")),
+            }
+        });
+        if found {
+            return;
+        }
+        println!("{kind}: the file is gone, and the damage with it");
+    }
+    panic!("{kind}: {FLIPS_MAX} damaged files went away before anybody read them");
 }
 
 /// Starts the node again whenever it ends with 70, as a supervisor would, until it is a voter under a new id.
@@ -156,8 +186,10 @@ fn any_damaged_file_of_a_follower() {
         let data = cluster.nodes[victim].data.clone();
         if stopped {
             cluster.kill9(victim);
+            flip_one(&data, part);
+        } else {
+            flip_until_found(&mut cluster, victim, part);
         }
-        flip_one(&data, part);
         id = supervise(&mut cluster, victim, id, &what);
         wait_healthy(&cluster, victim);
         let history = load.stop();
@@ -176,6 +208,25 @@ fn any_damaged_file_of_a_follower() {
     }
 }
 
+/// Starts the node again and again, and it dies after each single step of its quarantine, until `done`; answers how
+/// often.
+fn die_at_each_step(cluster: &mut Cluster, victim: usize, done: impl Fn(&Path) -> bool) -> usize {
+    let data = cluster.nodes[victim].data.clone();
+    cluster.nodes[victim].env.push(("VAULT_FAILPOINT", "quarantine-step:1".into()));
+    let mut deaths = 0;
+    while !done(&data) {
+        assert!(deaths < STEPS_MAX, "after {deaths} deaths: {}", noted(&data));
+        cluster.restart(victim);
+        let code = eventually("the node dies", REBUILT_LIMIT, || {
+            cluster.nodes[victim].exited().ok_or_else(|| "it runs".to_owned())
+        });
+        assert_eq!(code, None, "ended by a signal, not by itself");
+        deaths += 1;
+    }
+    cluster.nodes[victim].env.retain(|(name, _)| *name != "VAULT_FAILPOINT");
+    deaths
+}
+
 /// A node that dies after each single step of setting its data aside comes back all the same.
 #[test]
 fn killed_at_each_step_of_a_quarantine() {
@@ -184,25 +235,42 @@ fn killed_at_each_step_of_a_quarantine() {
     let id = cluster.status(victim).id().unwrap();
     cluster.must_put(victim, "k", "v");
     cluster.kill9(victim);
-    let data = cluster.nodes[victim].data.clone();
-    flip_one(&data, "identity.json");
-    cluster.nodes[victim].env.push(("VAULT_FAILPOINT", "quarantine-step:1".into()));
-    let mut deaths = 0;
-    while data.join("identity.json").exists() || !data.join("quarantined/identity.json").exists() {
-        cluster.restart(victim);
-        let code = eventually("the node dies", REBUILT_LIMIT, || {
-            cluster.nodes[victim].exited().ok_or_else(|| "it runs".to_owned())
-        });
-        assert_eq!(code, None, "ended by a signal, not by itself");
-        deaths += 1;
-    }
+    flip_one(&cluster.nodes[victim].data, "identity.json");
+    let deaths = die_at_each_step(&mut cluster, victim, |data| {
+        !data.join("identity.json").exists() && data.join("quarantined/identity.json").exists()
+    });
     println!("died {deaths} times");
     // The mark of the end, and each of the parts.
     assert!(deaths >= 4, "{deaths}");
-    cluster.nodes[victim].env.retain(|(name, _)| *name != "VAULT_FAILPOINT");
     supervise(&mut cluster, victim, id, "after its deaths");
     wait_healthy(&cluster, victim);
     assert_eq!(cluster.must_get(victim, "k").as_deref(), Some("v"));
+}
+
+/// What a node had before it was first set aside is kept, and not what it had got since, when that is found damaged
+/// before the node is whole: its peers may have lost theirs meanwhile.
+#[test]
+fn damaged_again_before_it_is_rebuilt() {
+    let mut cluster = Cluster::start_plan(&plan(3));
+    let victim = (cluster.leader() + 1) % 3;
+    cluster.must_put(victim, "k", "v");
+    cluster.kill9(victim);
+    let data = cluster.nodes[victim].data.clone();
+    flip_one(&data, "identity.json");
+    die_at_each_step(&mut cluster, victim, |data| {
+        data.join("quarantine.json").exists() && noted(data)["phase"] == "rebuilding"
+    });
+    let inode = |dir: &str| fs::metadata(data.join(dir).join("wal")).unwrap().ino();
+    let (first, second) = (inode("quarantined"), inode(""));
+    let unfinished = read_json(&data.join("identity.json"))["node_id"].as_u64().unwrap();
+    let members = cluster.status((victim + 1) % 3).members();
+    assert!(!members.iter().any(|member| member.id == unfinished && member.voter), "{members:?}");
+    flip_one(&data, "identity.json");
+    let id = supervise(&mut cluster, victim, unfinished, "damaged again");
+    assert!(id > unfinished, "{id}, and {unfinished} before");
+    wait_healthy(&cluster, victim);
+    assert_eq!(cluster.must_get(victim, "k").as_deref(), Some("v"));
+    assert_eq!((inode("quarantined-first"), inode("quarantined")), (first, second));
 }
 
 /// The node never joins another cluster, and a node that is told not to rebuild moves nothing.
@@ -279,7 +347,11 @@ fn read_until_it_ends(port: u16, written: State) -> JoinHandle<usize> {
 
 /// What the node has noted for its next start.
 fn noted(data: &Path) -> Value {
-    serde_json::from_slice(&fs::read(data.join("quarantine.json")).unwrap()).unwrap()
+    read_json(&data.join("quarantine.json"))
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 /// The leader finds its own file damaged before it answers from it, and ends; another one leads, nothing acknowledged is

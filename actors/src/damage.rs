@@ -47,7 +47,8 @@ struct Target {
     bytes: u64,
 }
 
-/// Flips bits in one file of that kind, in the middle or where a table has data; answers which file and where, or `None` when there is none yet.
+/// Flips bits in one file of that kind, in the middle or where a table has data; answers which file and where, or `None`
+/// when there is none yet.
 pub(crate) fn flip_bits(data_dir: &Path, kind: DataFile) -> io::Result<Option<String>> {
     let Some(target) = find(data_dir, kind)? else { return Ok(None) };
     // The blocks of a table that hold data come first, and of a small one the rest may be the larger part: damage there,
