@@ -56,7 +56,7 @@ impl From<BootError> for NodeError {
     }
 }
 
-/// Runs until a signal asks it to stop, or until it fails.
+/// Runs until a signal asks it to stop, or until it fails. The process must end then: the data directory stays locked.
 ///
 /// # Errors
 /// See [`NodeError`]; each has its exit code.
@@ -72,8 +72,11 @@ pub fn run(config: Config) -> Result<(), NodeError> {
     // Addresses in use are reported before anything is touched.
     let http = bind("HTTP", &config.haddr)?;
     let raft = bind("Raft", &config.raddr)?;
-    let result = actix_web::rt::System::new().block_on(serve(config, http, raft));
-    drop(lock);
+    let runtime = actix_web::rt::System::new();
+    let result = runtime.block_on(serve(config, http, raft));
+    // Taken apart, the runtime would wait for its blocking threads, and one may read from a disk that hangs. They end with
+    // the process, which holds the data directory until then.
+    std::mem::forget((runtime, lock));
     result
 }
 

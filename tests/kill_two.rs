@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use support::dice::seed;
 use support::load::judge_answer;
-use support::{Cluster, Contention, ContentionPlan, History, Load, LoadPlan, Request};
+use support::snapshots::{metric, try_metric};
+use support::{eventually, Cluster, Contention, ContentionPlan, History, Load, LoadPlan, Request};
 
 /// Longest wait for writes to go on after the leader is gone: an election and some retries.
 const RESUME_LIMIT: Duration = Duration::from_secs(20);
@@ -90,4 +91,33 @@ fn without_a_majority(cluster: &Cluster) -> History {
     }
     println!("three killed: {}", history.summary());
     history
+}
+
+/// A leader whose followers are gone says that it leads without a quorum: in its metrics, by which alerts go, and in its
+/// health.
+#[test]
+fn leader_without_a_quorum_says_so() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let others: Vec<usize> = (0..3).filter(|i| *i != leader).collect();
+    let leads = |cluster: &Cluster, expected: u64| {
+        eventually(&format!("node{leader} leads with a quorum: {expected}"), RESUME_LIMIT, || {
+            let names = ["vaultdb_server_has_leader", "vaultdb_server_is_leader"];
+            let found = names.map(|name| metric(cluster, leader, name));
+            (found == [expected; 2]).then_some(()).ok_or_else(|| format!("{found:?}"))
+        });
+    };
+    leads(&cluster, 1);
+    cluster.kill9_all(&others);
+    leads(&cluster, 0);
+    eventually("its health says why", RESUME_LIMIT, || {
+        let said = cluster.nodes[leader].status()?.0["health"].to_string();
+        said.contains("it leads without a quorum").then_some(()).ok_or(said)
+    });
+    cluster.restart(others[0]);
+    eventually("somebody leads with a quorum", RESUME_LIMIT, || {
+        let leads = |node: usize| try_metric(&cluster, node, "vaultdb_server_is_leader");
+        let found = [leads(leader)?, leads(others[0])?];
+        (found.iter().sum::<u64>() == 1).then_some(()).ok_or_else(|| format!("{found:?}"))
+    });
 }

@@ -7,6 +7,7 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use support::node::Node;
@@ -158,6 +159,24 @@ fn lost_state_machine_is_no_empty_one() {
     for i in 0..if started { 50 } else { 0 } {
         assert_eq!(cluster.must_get(0, &format!("k{i}")).as_deref(), Some("v"));
     }
+}
+
+/// Whoever stops a node need not wait for a read that never ends: here of a pipe, elsewhere of a disk that hangs.
+#[test]
+fn start_that_hangs_can_be_stopped() {
+    let mut cluster = Cluster::prepare(&Plan::nodes(1));
+    with_data(&mut cluster);
+    let pipe = cluster.nodes[0].data.join("rocksdb/CURRENT-GENERATION");
+    fs::remove_file(&pipe).unwrap();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let said = cluster.nodes[0].log_text().len();
+    cluster.restart(0);
+    eventually("the node opens its data", START_LIMIT, || {
+        let says = cluster.nodes[0].log_text()[said..].to_owned();
+        says.contains("\"node0\" of cluster").then_some(()).ok_or(says)
+    });
+    assert_eq!(cluster.status(0).state(), "starting");
+    assert_eq!(cluster.terminate(0).code, Some(0));
 }
 
 /// A directory belongs to one name.

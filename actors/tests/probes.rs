@@ -162,6 +162,16 @@ async fn lagging_and_silent_peers_are_named() {
     recovers(&bench, name).await;
 }
 
+/// A leader that no quorum follows says so, whatever openraft makes of it.
+#[actix::test]
+async fn a_leader_without_a_quorum_is_seen() {
+    let bench = Bench::start(options()).await;
+    bench.fake.leads_alone.store(true, Ordering::SeqCst);
+    shows(&bench, component_names::CLUSTER, Health::Degraded, "it leads without a quorum").await;
+    bench.fake.leads_alone.store(false, Ordering::SeqCst);
+    recovers(&bench, component_names::CLUSTER).await;
+}
+
 /// Applying that stands still is told, and applying that goes on and stays far behind as well.
 #[actix::test]
 async fn applying_behind_committed_is_seen() {

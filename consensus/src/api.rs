@@ -71,6 +71,9 @@ pub struct ClusterStatus {
     pub node: Member,
     pub state: RaftState,
     pub leadership: Leadership,
+    /// This node leads, and no quorum has answered it for longer than an election takes: perhaps another one leads, or
+    /// nobody can. Nothing is committed here meanwhile, and no linearizable read answered.
+    pub leads_alone: bool,
     pub members: Vec<MemberStatus>,
     pub last_log: u64,
     pub committed: u64,

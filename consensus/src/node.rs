@@ -124,6 +124,10 @@ impl Timing {
     pub fn vote_pause(&self) -> Duration {
         Duration::from_millis(self.election_timeout_ms_min)
     }
+
+    pub fn election_timeout_max(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_ms_max)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::ServerState;
+use openraft::{Instant, ServerState};
 use tokio::time::timeout;
 use vaultdb_kv::{NodeId, Role};
 
@@ -116,11 +116,17 @@ impl Core {
             self.member(*id, node, role(*id), lag)
         });
         let members = members.collect();
+        let leadership = (*self.leadership()).clone();
+        let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
+        let leads_alone = leadership.is_local
+            && voters.len() > 1
+            && acked.is_none_or(|ago| ago > self.timing.election_timeout_max());
         ClusterStatus {
             cluster_id: self.me.cluster_id.clone(),
             node: Member { id: self.me.id, name: self.me.name.clone(), addr: self.me.addr.clone() },
             state: state(metrics.state, role(self.me.id)),
-            leadership: (*self.leadership()).clone(),
+            leadership,
+            leads_alone,
             members,
             last_log,
             committed,

@@ -46,9 +46,10 @@ impl<B: Backend> Worker<B> {
 
 fn write_cluster(page: &mut Page, cluster: &ClusterStatus) {
     let leadership = &cluster.leadership;
-    page.gauge("vaultdb_server_has_leader", "Whether this node knows a leader.")
-        .value(u8::from(leadership.leader.is_some()));
-    page.gauge("vaultdb_server_is_leader", "Whether this node leads.").value(u8::from(leadership.is_local));
+    let led = leadership.leader.is_some() && !cluster.leads_alone;
+    page.gauge("vaultdb_server_has_leader", "Whether this node knows a leader.").value(u8::from(led));
+    page.gauge("vaultdb_server_is_leader", "Whether this node leads, and a quorum follows it.")
+        .value(u8::from(led && leadership.is_local));
     page.gauge("vaultdb_raft_term", "Raft term.").value(leadership.term);
     page.gauge("vaultdb_raft_last_log_index", "Index of the last log entry.").value(cluster.last_log);
     page.gauge("vaultdb_raft_committed_index", "Index of the last committed log entry.")

@@ -12,6 +12,7 @@ use crate::judge::Finding;
 #[derive(Default)]
 pub(super) struct Cluster {
     leaderless: Holding,
+    alone: Holding,
     silent: HashMap<NodeId, Holding>,
     lagging: HashMap<NodeId, Holding>,
     /// Index of the last entry seen applied, and since when it has not moved though more was committed.
@@ -27,9 +28,12 @@ impl Watch for Cluster {
             return Some(Finding::failed(format!("consensus stopped: {reason}")));
         }
         let mut reasons = Vec::new();
-        let leaderless = self.leaderless.look(status.leadership.leader.is_none(), seen.now);
-        if leaderless > seen.options.leaderless_degraded {
+        let unled = status.leadership.leader.is_none();
+        if self.leaderless.look(unled, seen.now) > seen.options.leaderless_degraded {
             reasons.push("there is no leader".to_owned());
+        }
+        if self.alone.look(status.leads_alone, seen.now) > seen.options.leaderless_degraded {
+            reasons.push("it leads without a quorum".to_owned());
         }
         reasons.extend(self.silent_peers(status, seen));
         reasons.extend(self.lagging_peers(status, seen));

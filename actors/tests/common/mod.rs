@@ -59,6 +59,7 @@ pub struct FakeNode {
     pub questions: AtomicUsize,
     pub question_gate: Arc<Semaphore>,
     pub peer_unreachable: AtomicBool,
+    pub leads_alone: AtomicBool,
     /// Reads that may wait for the disk do, until this is off.
     pub store_hangs: AtomicBool,
     /// What the peer lacks, how long it has been silent, and what is committed and not applied here.
@@ -101,6 +102,7 @@ impl FakeNode {
             questions: AtomicUsize::new(0),
             question_gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             peer_unreachable: AtomicBool::new(false),
+            leads_alone: AtomicBool::new(false),
             store_hangs: AtomicBool::new(false),
             lag_entries: AtomicU64::new(0),
             silent_ms: AtomicU64::new(1),
@@ -314,6 +316,7 @@ impl Node for Port {
             node: member(0),
             state: RaftState::Leader,
             leadership: self.leadership().as_ref().clone(),
+            leads_alone: self.0.leads_alone.load(Ordering::SeqCst),
             members: vec![status(0), status(1)],
             last_log: committed,
             committed,

@@ -54,6 +54,8 @@ pub struct State {
     /// What went wrong at once, and what was refused.
     pub struck: Mutex<Vec<FaultOrder>>,
     pub fault_refusals: Mutex<VecDeque<FaultRefusal>>,
+    /// No quorum follows the leader.
+    pub leads_alone: AtomicBool,
     /// The node belongs to no cluster yet.
     pub starting: AtomicBool,
     /// Address and request of each question to a member, and its body.
@@ -306,6 +308,7 @@ impl Backend for Fake {
             node: Member { id: 1, name: "node0".into(), addr: info("r:1", "h:1") },
             state: RaftState::Leader,
             leadership: self.leadership().as_ref().clone(),
+            leads_alone: self.0.leads_alone.load(Ordering::SeqCst),
             members: members.collect(),
             last_log: 120,
             committed: 119,

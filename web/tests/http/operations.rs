@@ -1,6 +1,7 @@
 //! What operators look at: probes, metrics, the landing page, connections, shutdown.
 
 use std::io::Read;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use vaultdb_web::model::{CheckResult, EventKind};
@@ -106,6 +107,18 @@ fn metrics() {
         assert!(text.lines().any(|have| have == line), "no {line} in\n{text}");
     }
     assert!(!text.contains("secret"), "a key must never be a label");
+}
+
+/// By the metrics, a leader that no quorum follows is none.
+#[test]
+fn leader_without_a_quorum() {
+    let server = TestServer::start();
+    server.fake.0.leads_alone.store(true, Ordering::SeqCst);
+    let answer = server.get("/metrics");
+    let text = answer.text();
+    for line in ["vaultdb_server_has_leader 0", "vaultdb_server_is_leader 0"] {
+        assert!(text.lines().any(|have| have == line), "no {line} in\n{text}");
+    }
 }
 
 /// A client that closes its half of the connection after its request still gets the answer.
