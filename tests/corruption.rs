@@ -94,9 +94,9 @@ fn flip_one(data: &Path, kind: &str) -> fs::File {
     flip(&found.0, &found.1, found.2)
 }
 
-/// Flips bits under a running node until it ends because of one. A file that the node had read already and no longer
-/// needs, a table that a compaction replaces or a segment behind a snapshot, goes with its damage: then nobody can come
-/// upon it any more, nothing is wrong, and another file is damaged.
+/// Flips bits under a running node until it ends because of one. A file that the node no longer needs goes with its damage:
+/// a compaction replaces a table by what is in the block cache of it. Then nobody can come upon it any more, nothing is
+/// wrong, and another file is damaged.
 fn flip_until_found(cluster: &mut Cluster, victim: usize, kind: &str) {
     let data = cluster.nodes[victim].data.clone();
     for _ in 0..FLIPS_MAX {
@@ -178,6 +178,11 @@ fn any_damaged_file_of_a_follower() {
     let leader = cluster.leader();
     let victim = (leader + 1) % 3;
     let others: Vec<u16> = (0..3).filter(|i| *i != victim).map(|i| cluster.port(i)).collect();
+    // Each snapshot writes a table and reads it: compactions would replace tables before anything else reads them.
+    cluster.nodes[victim].env.push(("VAULTDB_SNAPSHOT_LOGS_SINCE_LAST", "1000000".into()));
+    cluster.terminate(victim);
+    cluster.restart(victim);
+    cluster.wait_formed();
     let mut id = cluster.status(victim).id().unwrap();
     for (round, (part, stopped)) in KINDS.into_iter().enumerate() {
         let what = format!("{part}, {}", if stopped { "stopped" } else { "running" });

@@ -26,6 +26,7 @@ use crate::dashboard;
 use crate::history::History;
 use crate::key_path::echo;
 use crate::metrics::{Metrics, Shard};
+use crate::openapi;
 use crate::params::Params;
 use crate::problem::{Code, Effect, Problem};
 use crate::reply::{Content, Media, Reply, Stamp};
@@ -181,6 +182,7 @@ impl<B: Backend> Worker<B> {
             (Route::Readyz, Verb::Get | Verb::Head) => self.readyz(call).await,
             (Route::Metrics, Verb::Get | Verb::Head) => Ok(self.metrics().await),
             (Route::Events, Verb::Get | Verb::Head) => self.events(call, verb == Verb::Head),
+            (Route::OpenApi, Verb::Get | Verb::Head) => Ok(openapi::reply()),
             (Route::Home, Verb::Get | Verb::Head) => {
                 Ok(Reply::new(Media::Html, dashboard::page(&self.shared.options.node_name)))
             }
@@ -205,6 +207,7 @@ impl<B: Backend> Worker<B> {
                 | Route::Events
                 | Route::Observation
                 | Route::Cluster
+                | Route::OpenApi
                 | Route::Home,
                 _,
             ) => Err(method_not_allowed(route)),

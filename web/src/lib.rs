@@ -31,6 +31,7 @@ mod member_faults;
 mod metrics;
 pub mod model;
 mod observation;
+mod openapi;
 mod params;
 mod probes;
 mod problem;

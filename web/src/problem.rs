@@ -54,6 +54,40 @@ pub(crate) enum Code {
 }
 
 impl Code {
+    /// Every code, in the order of its discriminant.
+    pub(crate) const ALL: [Code; 30] = [
+        Code::InvalidJson,
+        Code::InvalidKey,
+        Code::InvalidParameter,
+        Code::KeyNotFound,
+        Code::NoSuchRoute,
+        Code::NoSuchMember,
+        Code::WriteNotKnown,
+        Code::MethodNotAllowed,
+        Code::NotText,
+        Code::RequestTimeout,
+        Code::MalformedRequest,
+        Code::HeadTooLarge,
+        Code::Conflict,
+        Code::WouldLoseQuorum,
+        Code::CursorExpired,
+        Code::PreconditionFailed,
+        Code::IdempotencyKeyReused,
+        Code::KeyTooLarge,
+        Code::ValueTooLarge,
+        Code::BatchTooLarge,
+        Code::BodyTooLarge,
+        Code::UnsupportedMediaType,
+        Code::Overloaded,
+        Code::NoLeader,
+        Code::TooStale,
+        Code::Behind,
+        Code::Starting,
+        Code::OutcomeUnknown,
+        Code::OutOfSpace,
+        Code::Internal,
+    ];
+
     /// Code, status and title; the title is the same for each occurrence (RFC 9457, section 3.1.3).
     fn row(self) -> (&'static str, StatusCode, &'static str) {
         match self {
@@ -134,6 +168,10 @@ impl Code {
             Code::OutOfSpace => ("out_of_space", StatusCode::INSUFFICIENT_STORAGE, "The disk is nearly full"),
             Code::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The node failed"),
         }
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        self.row().0
     }
 
     pub(crate) fn status(self) -> StatusCode {

@@ -44,7 +44,7 @@ pub(crate) enum Media {
 }
 
 impl Media {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Media::Json => "application/json",
             Media::Ndjson => "application/x-ndjson",

@@ -30,13 +30,14 @@ pub(crate) enum Route {
     Events,
     Observation,
     Cluster,
+    OpenApi,
     Home,
     Unknown,
 }
 
 impl Route {
     /// Every route, in the order of its discriminant.
-    pub(crate) const ALL: [Route; 23] = [
+    pub(crate) const ALL: [Route; 24] = [
         Route::Keys,
         Route::Key,
         Route::Kv,
@@ -58,6 +59,7 @@ impl Route {
         Route::Events,
         Route::Observation,
         Route::Cluster,
+        Route::OpenApi,
         Route::Home,
         Route::Unknown,
     ];
@@ -100,6 +102,7 @@ impl Route {
             "/v1/events" => Route::Events,
             "/v1/observation" => Route::Observation,
             "/v1/cluster" => Route::Cluster,
+            "/openapi.json" => Route::OpenApi,
             "/" => Route::Home,
             _ => Route::Unknown,
         };
@@ -130,6 +133,7 @@ impl Route {
             Route::Events => "/v1/events",
             Route::Observation => "/v1/observation",
             Route::Cluster => "/v1/cluster",
+            Route::OpenApi => "/openapi.json",
             Route::Home => "/",
             Route::Unknown => "unknown",
         }
@@ -154,6 +158,7 @@ impl Route {
             | Route::Events
             | Route::Observation
             | Route::Cluster
+            | Route::OpenApi
             | Route::Home => "GET, HEAD",
             Route::Unknown => "",
         }

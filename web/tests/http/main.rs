@@ -17,6 +17,7 @@ mod guards;
 mod keys;
 mod limits;
 mod listing;
+mod openapi;
 mod operations;
 mod server;
 mod unread;
