@@ -62,21 +62,13 @@ struct Operation {
     /// Each status, with all that it may carry.
     answers: &'static [(u16, &'static [Body])],
     /// Besides those of every route.
-    codes: &'static [Code],
+    codes: &'static [&'static [Code]],
 }
 
 const READ: [&str; 4] = ["consistency", "max_staleness", "min_revision", "timeout"];
 const READ_CODES: [Code; 4] = [Code::NoLeader, Code::TooStale, Code::Behind, Code::Starting];
 const READ_KEY: [&str; 5] = ["consistency", "max_staleness", "min_revision", "timeout", "if_none_match_read"];
-const READ_KEY_CODES: [Code; 7] = [
-    Code::InvalidKey,
-    Code::KeyTooLarge,
-    Code::KeyNotFound,
-    Code::NoLeader,
-    Code::TooStale,
-    Code::Behind,
-    Code::Starting,
-];
+const KEY_CODES: [Code; 3] = [Code::InvalidKey, Code::KeyTooLarge, Code::KeyNotFound];
 const WRITE_KEY: [&str; 6] = ["timeout", "ack", "redirect", "if_match", "if_none_match", "idempotency_key"];
 const WRITE_CODES: [Code; 13] = [
     Code::InvalidKey,
@@ -134,30 +126,33 @@ fn operation(route: Route, verb: Verb) -> Option<Operation> {
             parameters: &["timeout", "ack", "redirect", "idempotency_key"],
             takes: Some(Body::Json("Pairs")),
             answers: &[(200, &[Body::Json("Written")]), (202, &[Body::Json("Accepted")]), (307, &[])],
-            codes: &WRITE_CODES,
+            codes: &[&WRITE_CODES, &[Code::InvalidJson]],
         },
         (Route::Key, Verb::Get | Verb::Head) => read(
             "Reads a key, as text",
             &READ_KEY,
             &[(200, &[Body::Json("Pairs")]), (304, &[])],
-            const { &with_not_text() },
+            &[&KEY_CODES, &READ_CODES, &[Code::NotText]],
         ),
-        (Route::Kv, Verb::Get | Verb::Head) => {
-            read("Reads a key", &READ_KEY, &[(200, &[Body::Other(Media::Raw)]), (304, &[])], &READ_KEY_CODES)
-        }
+        (Route::Kv, Verb::Get | Verb::Head) => read(
+            "Reads a key",
+            &READ_KEY,
+            &[(200, &[Body::Other(Media::Raw)]), (304, &[])],
+            &[&KEY_CODES, &READ_CODES],
+        ),
         (Route::Kv, Verb::Put) => Operation {
             summary: "Sets a key to the bytes of the body",
             parameters: &WRITE_KEY,
             takes: Some(Body::Other(Media::Raw)),
             answers: &[(200, &[Body::Json("Written")]), (202, &[Body::Json("Accepted")]), (307, &[])],
-            codes: &WRITE_CODES,
+            codes: &[&WRITE_CODES],
         },
         (Route::Key | Route::Kv, Verb::Delete) => Operation {
             summary: "Deletes a key",
             parameters: &WRITE_KEY,
             takes: None,
             answers: &[(200, &[Body::Json("Deleted")]), (202, &[Body::Json("Accepted")]), (307, &[])],
-            codes: &WRITE_CODES,
+            codes: &[&WRITE_CODES],
         },
         (Route::List, Verb::Get | Verb::Head) => read(
             "Lists keys in pages of one revision, or all of them as a stream",
@@ -175,16 +170,19 @@ fn operation(route: Route, verb: Verb) -> Option<Operation> {
                 "timeout",
             ],
             &[(200, &[Body::Json("Listing"), Body::Lines("Item")])],
-            &[Code::CursorExpired, Code::NoLeader, Code::TooStale, Code::Behind, Code::Starting],
+            &[&READ_CODES, &[Code::CursorExpired]],
         ),
-        (Route::Snapshot, Verb::Get | Verb::Head) => {
-            read("Streams a backup of one revision", &READ, &[(200, &[Body::Other(Media::Raw)])], &READ_CODES)
-        }
+        (Route::Snapshot, Verb::Get | Verb::Head) => read(
+            "Streams a backup of one revision",
+            &READ,
+            &[(200, &[Body::Other(Media::Raw)])],
+            &[&READ_CODES],
+        ),
         (Route::Writes, Verb::Get | Verb::Head) => read(
             "Tells what became of a write that was answered early",
             &READ,
             &[(200, &[Body::Json("WriteState")])],
-            &[Code::WriteNotKnown, Code::NoLeader, Code::TooStale, Code::Behind, Code::Starting],
+            &[&READ_CODES, &[Code::WriteNotKnown]],
         ),
         (Route::Status, Verb::Get | Verb::Head) => read(
             "Tells what this node knows of itself and its cluster",
@@ -196,49 +194,49 @@ fn operation(route: Route, verb: Verb) -> Option<Operation> {
             "Adds a node as a learner",
             Some(Body::Json("JoinOrder")),
             &[(200, &[Body::Json("Joined")])],
-            &ADMIN_CODES,
+            &[&ADMIN_CODES],
         ),
         (Route::Members, Verb::Get | Verb::Head) => {
-            read("Lists the members", &["timeout"], &[(200, &[Body::Json("Members")])], &[Code::Starting])
+            read("Lists the members", &["timeout"], &[(200, &[Body::Json("Members")])], &[&[Code::Starting]])
         }
         (Route::Member, Verb::Delete) => {
-            ordered("Removes a member", None, &[(200, &[Body::Json("Removed")])], &ADMIN_CODES)
+            ordered("Removes a member", None, &[(200, &[Body::Json("Removed")])], &[&ADMIN_CODES])
         }
         (Route::Promote, Verb::Post) => {
-            ordered("Makes a learner a voter", None, &[(200, &[Body::Json("Promoted")])], &ADMIN_CODES)
+            ordered("Makes a learner a voter", None, &[(200, &[Body::Json("Promoted")])], &[&ADMIN_CODES])
         }
         (Route::Leader, Verb::Post) => ordered(
             "Moves leadership",
             Some(Body::Json("LeaderOrder")),
             &[(200, &[Body::Json("NewLeader")])],
-            &ADMIN_CODES,
+            &[&ADMIN_CODES],
         ),
         (Route::Faults | Route::MemberFaults, Verb::Get | Verb::Head) => {
-            read("Lists the faults that are on", &[], &[(200, &[Body::Json("Faults")])], &FAULT_CODES)
+            read("Lists the faults that are on", &[], &[(200, &[Body::Json("Faults")])], &[&FAULT_CODES])
         }
         (Route::Faults | Route::MemberFaults, Verb::Post) => ordered(
             "Injects a fault",
             Some(Body::Json("FaultOrder")),
             &[(200, &[Body::Json("Fault")])],
-            &FAULT_CODES,
+            &[&FAULT_CODES],
         ),
         (Route::Faults | Route::MemberFaults, Verb::Delete) => {
-            ordered("Ends all faults", None, &[(200, &[Body::Json("Cleared")])], &FAULT_CODES)
+            ordered("Ends all faults", None, &[(200, &[Body::Json("Cleared")])], &[&FAULT_CODES])
         }
         (Route::Fault, Verb::Delete) => {
-            ordered("Ends a fault", None, &[(200, &[Body::Json("Cleared")])], &FAULT_CODES)
+            ordered("Ends a fault", None, &[(200, &[Body::Json("Cleared")])], &[&FAULT_CODES])
         }
         (Route::Livez, Verb::Get | Verb::Head) => read(
             "Tells whether the process and its own store answer",
             &["timeout", "verbose"],
             &[(200, TEXT)],
-            &[Code::Starting],
+            &[&[Code::Starting]],
         ),
         (Route::Readyz, Verb::Get | Verb::Head) => read(
             "Tells whether a linearizable read succeeds and the node is a voter",
             &["timeout", "verbose"],
             &[(200, TEXT)],
-            &[Code::NoLeader, Code::Starting],
+            &[&[Code::NoLeader, Code::Starting]],
         ),
         (Route::Metrics, Verb::Get | Verb::Head) => {
             read("Figures of this node, for Prometheus", &[], &[(200, &[Body::Other(Media::Metrics)])], &[])
@@ -259,7 +257,7 @@ fn operation(route: Route, verb: Verb) -> Option<Operation> {
             "The whole cluster as this node gathers it, once or live",
             &[],
             &[(200, &[Body::Json("Cluster"), Body::Other(Media::EventStream)])],
-            &[Code::Starting],
+            &[&[Code::Starting]],
         ),
         (Route::OpenApi, Verb::Get | Verb::Head) => {
             read("This document", &[], &[(200, &[Body::Other(Media::Json)])], &[])
@@ -294,16 +292,6 @@ fn operation(route: Route, verb: Verb) -> Option<Operation> {
             _,
         ) => return None,
     })
-}
-
-const fn with_not_text() -> [Code; 8] {
-    let mut codes = [Code::NotText; 8];
-    let mut at = 0;
-    while at < READ_KEY_CODES.len() {
-        codes[at] = READ_KEY_CODES[at];
-        at += 1;
-    }
-    codes
 }
 
 fn document() -> Value {
@@ -349,7 +337,7 @@ impl Operation {
                 response(description, if verb == Verb::Head { &[] } else { bodies }),
             );
         }
-        for code in COMMON_CODES.iter().chain(self.codes) {
+        for code in COMMON_CODES.iter().chain(self.codes.iter().copied().flatten()) {
             let status = code.status().as_u16().to_string();
             let name = code.as_str();
             match responses.get_mut(&status) {
@@ -358,8 +346,11 @@ impl Operation {
                     known["description"] = format!("{names}, {name}").into();
                 }
                 None => {
-                    let bodies: &[Body] = &[Body::Problem];
-                    responses.insert(status, response(name, if verb == Verb::Head { &[] } else { bodies }));
+                    let mut problem = response(name, &[Body::Problem]);
+                    if verb == Verb::Head {
+                        problem.as_object_mut().map(|fields| fields.remove("content"));
+                    }
+                    responses.insert(status, problem);
                 }
             }
         }
@@ -380,12 +371,15 @@ impl Operation {
     }
 }
 
+/// Errors have the common headers, too; they are told of the other answers only, to keep the document short.
 fn response(description: &str, bodies: &[Body]) -> Value {
-    let headers: Map<String, Value> = headers()
-        .into_iter()
-        .map(|(name, _)| (name.clone(), json!({"$ref": format!("#/components/headers/{name}")})))
-        .collect();
-    let mut response = json!({"description": description, "headers": headers});
+    let mut response = json!({"description": description});
+    if !matches!(bodies, [Body::Problem]) {
+        let headers = headers().into_iter();
+        let headers =
+            headers.map(|(name, _)| (name.clone(), json!({"$ref": format!("#/components/headers/{name}")})));
+        response["headers"] = headers.collect::<Map<_, _>>().into();
+    }
     if !bodies.is_empty() {
         response["content"] = content(bodies);
     }
@@ -544,6 +538,13 @@ mod tests {
             answered.sort_unstable();
             assert_eq!(told, answered, "{route:?}");
         }
+    }
+
+    /// Each code once, in the order of the discriminants; the last one is the last that there is.
+    #[test]
+    fn codes_are_all_told() {
+        assert!(Code::ALL.iter().enumerate().all(|(i, code)| *code as usize == i));
+        assert_eq!(Code::ALL.last(), Some(&Code::Internal));
     }
 
     /// Nothing is referred to that is not there, and nothing is there in vain.
