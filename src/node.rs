@@ -141,6 +141,10 @@ async fn serve(config: Config, http: TcpListener, raft: TcpListener) -> Result<(
         }
     };
     if let Err(NodeError::Unfit(reason)) = outcome {
+        // Whoever gives the node up may be faster than what marks its data as corrupt.
+        if let Some(consensus) = &consensus {
+            consensus.mark_corruption().await;
+        }
         // Nothing of this process can be trusted to stop in order.
         http.stop(false).await;
         return Err(NodeError::Unfit(reason));

@@ -312,6 +312,25 @@ fn refused_where_it_may_not() {
     supervise(&mut cluster, victim, id, "through -join");
 }
 
+/// The store fails at once and the node is given up for that, but it does not end before the mark is on its disk, however
+/// slow that is: without the mark the next start would use the data.
+#[test]
+fn marked_before_it_ends() {
+    let mut cluster = Cluster::start_plan(&faulty_plan(&[]));
+    write_fixed(&cluster, 200);
+    let victim = (cluster.leader() + 1) % 3;
+    cluster.nodes[victim].env.push(("VAULT_FAILPOINT", "quarantine-marking:1500".into()));
+    cluster.terminate(victim);
+    cluster.restart(victim);
+    cluster.wait_formed();
+    cluster.inject(victim, &json!({"kind":"flip_bits","file":"rocksdb"}));
+    let stopped = cluster.nodes[victim].reap(REBUILT_LIMIT);
+    let said = cluster.nodes[victim].log_tail();
+    assert_eq!(stopped.code, Some(UNFIT), "{said}");
+    assert!(cluster.nodes[victim].data.join("quarantine.json").exists(), "{said}");
+    assert_eq!(noted(&cluster.nodes[victim].data)["phase"], "found");
+}
+
 type State = BTreeMap<String, (String, u64)>;
 
 /// Writes so many keys, which nothing changes later, and answers what every node holds then.

@@ -373,6 +373,12 @@ impl Consensus {
         self.core.store.clone()
     }
 
+    /// To be awaited before the process ends by itself: if the data were found corrupt, the mark that keeps the next start
+    /// from using them is on disk then, or could not be written within two seconds.
+    pub async fn mark_corruption(&self) {
+        self.core.mark_corruption().await;
+    }
+
     /// Resolves with the reason once consensus has stopped for good.
     pub async fn failed(&self) -> String {
         let mut fatal = self.core.fatal.subscribe();

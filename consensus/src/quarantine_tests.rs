@@ -183,3 +183,19 @@ fn a_damaged_record() {
     fs::write(dir.join(FILE), "{").unwrap();
     assert!(found(dir).is_err());
 }
+
+/// Damage that is found in the moment in which a rebuild ends is marked all the same.
+#[test]
+fn a_mark_outlives_the_end_of_a_rebuild() {
+    let dir = member();
+    let dir = dir.path();
+    for round in 0..100 {
+        let rebuilding = Record { phase: Phase::Rebuilding, ..Record::found("before", Vec::new(), false) };
+        sealed::save(dir, FILE, &rebuilding).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| over(dir).unwrap());
+            scope.spawn(|| mark(dir, REASON).unwrap());
+        });
+        assert_eq!(found(dir).unwrap(), Some((Phase::Found, REASON.to_owned())), "round {round}");
+    }
+}

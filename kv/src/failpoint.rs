@@ -1,18 +1,18 @@
 //! Named places at which a test may have the process die or stand still, to try every stage of a write, or do
 //! the wrong thing, to see that the tests notice.
 //!
-//! Exists in builds with debug assertions only; in a release build [`reach`] and [`stall`] are empty and [`is_on`]
-//! false.
+//! Exists in builds with debug assertions only; in a release build [`reach`], [`stall`] and [`delay`] are empty and
+//! [`is_on`] false.
 
 /// `VAULT_FAILPOINT=name:N`: the process aborts when the place is reached for the N-th time; with 0 it never
-/// does.
+/// does. At a place of [`delay`] N is a time.
 #[cfg(debug_assertions)]
 const VARIABLE: &str = "VAULT_FAILPOINT";
 
 #[cfg(debug_assertions)]
 struct Failpoint {
     name: String,
-    /// Passes until the process dies.
+    /// Passes until the process dies, or milliseconds.
     left: std::sync::atomic::AtomicU64,
 }
 
@@ -52,6 +52,14 @@ pub fn stall(name: &str) {
     }
 }
 
+/// Stands still here for that many milliseconds, as a slow disk. Blocks the thread.
+#[cfg(debug_assertions)]
+pub fn delay(name: &str) {
+    let Some(failpoint) = find(name) else { return };
+    let ms = failpoint.left.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::sleep(std::time::Duration::from_millis(ms));
+}
+
 /// Whether the process was started to do the wrong thing here.
 #[cfg(debug_assertions)]
 pub fn is_on(name: &str) -> bool {
@@ -67,6 +75,11 @@ pub fn reach(_name: &str) {}
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn stall(_name: &str) {}
+
+/// Nothing.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn delay(_name: &str) {}
 
 /// Never.
 #[cfg(not(debug_assertions))]
