@@ -31,8 +31,8 @@ use crate::messages::{
 use crate::pending::{Ack, Fate, Pending, Ticket};
 use crate::port::{EntryFate, LogId, Lookup};
 use crate::shared::Shared;
-use crate::slot::{Absent, ComponentId, Slot};
-use crate::status::{CheckResult, Event, HealthReport, NodeStatus};
+use crate::slot::{Absent, ComponentId, Slot, STARTING};
+use crate::status::{CheckResult, Event, HealthReport, NodeStatus, LINEARIZABLE_READ};
 use crate::store::{answer, read_memory, StoreActor};
 
 /// A read changes nothing, so one that lost its actor is asked once more. Not more often: the read
@@ -42,8 +42,6 @@ const READ_ATTEMPTS_MAX: u32 = 2;
 const ANSWER_GRACE: Duration = Duration::from_millis(30);
 /// An actor that does not answer a question about itself by then is passed over.
 const STATUS_PATIENCE: Duration = Duration::from_millis(100);
-/// Longest time for each check of [`WorkerHandles::health`].
-const CHECK_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for the supervisor's answer to a command of an operator.
 const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -302,18 +300,24 @@ impl WorkerHandles {
         }
     }
 
-    /// Every check of `readyz`; those with `liveness` are `livez`. Ends within a second.
-    pub async fn health(&self) -> Vec<CheckResult> {
-        let Some(node) = self.shared.node() else {
-            let reason = Some("the node is starting".to_owned());
-            return vec![
-                check("process", None, true),
-                CheckResult { name: "store", ok: false, reason: reason.clone(), liveness: true },
-                CheckResult { name: "consensus", ok: false, reason, liveness: false },
-            ];
+    /// Every check of `livez`, each ended by the deadline: the process and its own store, and nothing of the cluster.
+    pub async fn liveness(&self, deadline: Instant) -> Vec<CheckResult> {
+        let store = match self.shared.node() {
+            Some(_) => self.check_store(deadline).await,
+            None => Some(STARTING.to_owned()),
         };
-        let (store, barrier, report) =
-            futures::join!(self.check_store(), self.check_barrier(), self.report());
+        vec![check("process", None), check("store", store)]
+    }
+
+    /// Every check of `readyz`: also whether a linearizable read succeeds and the node is a voter.
+    pub async fn readiness(&self, deadline: Instant) -> Vec<CheckResult> {
+        let Some(node) = self.shared.node() else {
+            let mut checks = self.liveness(deadline).await;
+            checks.push(check("consensus", Some(STARTING.to_owned())));
+            return checks;
+        };
+        let (mut checks, barrier, report) =
+            futures::join!(self.liveness(deadline), self.check_barrier(deadline), self.report());
         let failed: Vec<_> = report
             .components
             .iter()
@@ -326,23 +330,22 @@ impl WorkerHandles {
             other.member.id == status.node.id
                 && (other.role == vaultdb_kv::Role::Voter || other.stays_learner)
         });
-        vec![
-            check("process", None, true),
-            check("store", store, true),
-            check("components", (!failed.is_empty()).then(|| failed.join(", ")), false),
-            check("linearizable_read", barrier, false),
-            check("voter", (!voter).then(|| "the node is not a voter yet".into()), false),
-        ]
+        checks.extend([
+            check("components", (!failed.is_empty()).then(|| failed.join(", "))),
+            check(LINEARIZABLE_READ, barrier),
+            check("voter", (!voter).then(|| "the node is not a voter yet".into())),
+        ]);
+        checks
     }
 
-    async fn check_store(&self) -> Option<String> {
+    async fn check_store(&self, deadline: Instant) -> Option<String> {
         let key = Key::new(PROBE_KEY).ok()?;
-        let read = self.read(key, Consistency::Stale.into(), Instant::now() + CHECK_MAX).await;
+        let read = self.read(key, Consistency::Stale.into(), deadline).await;
         read.err().map(|error| error.to_string())
     }
 
-    async fn check_barrier(&self) -> Option<String> {
-        let read = self.read_index(Consistency::Linearizable.into(), Instant::now() + CHECK_MAX).await;
+    async fn check_barrier(&self, deadline: Instant) -> Option<String> {
+        let read = self.read_index(Consistency::Linearizable.into(), deadline).await;
         read.err().map(|error| error.to_string())
     }
 
@@ -413,8 +416,8 @@ impl WorkerHandles {
     }
 }
 
-fn check(name: &'static str, reason: Option<String>, liveness: bool) -> CheckResult {
-    CheckResult { name, ok: reason.is_none(), reason, liveness }
+fn check(name: &'static str, reason: Option<String>) -> CheckResult {
+    CheckResult { name, ok: reason.is_none(), reason }
 }
 
 /// Waits a moment for an answer that can be had otherwise.

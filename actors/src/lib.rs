@@ -52,7 +52,7 @@ pub use slot::component_names;
 pub use space::SpaceOptions;
 pub use status::{
     CheckResult, ComponentHealth, Event, EventKind, HealthReport, NodeInfo, NodeStatus, ReplicationStatus,
-    UnreachablePeer,
+    UnreachablePeer, LINEARIZABLE_READ,
 };
 pub use system::System;
 

@@ -70,9 +70,10 @@ pub struct CheckResult {
     pub ok: bool,
     /// Why it failed; `None` when it did not.
     pub reason: Option<String>,
-    /// Whether the check counts for `livez`, too; each counts for `readyz`.
-    pub liveness: bool,
 }
+
+/// The check that fails while there is no leader whom a quorum follows.
+pub const LINEARIZABLE_READ: &str = "linearizable_read";
 
 /// What passes through the replication dispatcher.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

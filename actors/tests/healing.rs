@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{forbearing, impatient, key, options, set, until, within, Bench, FakeNode, Port};
 use tokio::time::timeout;
-use vaultdb_actors::{component_names, EventKind, Fault, MemberOrder, Options};
+use vaultdb_actors::{component_names, CheckResult, EventKind, Fault, MemberOrder, Options};
 use vaultdb_kv::{AdminError, Consistency, Health, WriteError};
 
 /// Whichever actor panics is rebuilt, and requests after it succeed.
@@ -304,17 +304,20 @@ async fn reads() {
 #[actix::test]
 async fn checks() {
     let bench = Bench::start(options()).await;
-    let failing = || async {
-        let checks = bench.worker.health().await;
-        let names: Vec<_> = checks.into_iter().filter(|check| !check.ok).collect();
-        names.into_iter().map(|check| (check.name, check.liveness)).collect::<Vec<_>>()
+    let failed = |checks: Vec<CheckResult>| -> Vec<&str> {
+        checks.into_iter().filter(|check| !check.ok).map(|check| check.name).collect()
     };
-    assert_eq!(failing().await, []);
+    let none: [&str; 0] = [];
+    assert_eq!(failed(bench.worker.readiness(within(5_000)).await), none);
     bench.fake.barrier_hangs.store(true, Ordering::SeqCst);
-    assert_eq!(failing().await, [("linearizable_read", false)]);
+    assert_eq!(failed(bench.worker.readiness(within(100)).await), ["linearizable_read"]);
+    // Without a quorum the process is alive, and that is told at once.
+    let alive = timeout(Duration::from_secs(10), bench.worker.liveness(within(60_000))).await;
+    assert_eq!(failed(alive.expect("it asks no quorum")), none);
     bench.fake.barrier_hangs.store(false, Ordering::SeqCst);
     bench.fake.store_fails.store(true, Ordering::SeqCst);
-    assert!(failing().await.contains(&("store", true)));
+    assert_eq!(failed(bench.worker.liveness(within(5_000)).await), ["store"]);
+    assert!(failed(bench.worker.readiness(within(5_000)).await).contains(&"store"));
 }
 
 /// Administrative requests reach consensus and end by their deadline.

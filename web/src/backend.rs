@@ -63,8 +63,11 @@ pub trait Backend: 'static {
     /// The node's view of itself and its cluster, from memory: answered without a quorum too.
     fn status(&self) -> impl Future<Output = NodeStatus>;
 
-    /// Every check of `livez` and `readyz`.
-    fn health(&self) -> impl Future<Output = Vec<CheckResult>>;
+    /// Every check of `livez`, each ended by the deadline.
+    fn liveness(&self, deadline: Instant) -> impl Future<Output = Vec<CheckResult>>;
+
+    /// Every check of `readyz`, likewise.
+    fn readiness(&self, deadline: Instant) -> impl Future<Output = Vec<CheckResult>>;
 
     /// Adds a member. Idempotent.
     fn join(

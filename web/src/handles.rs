@@ -59,8 +59,12 @@ impl Backend for WorkerHandles {
         WorkerHandles::status(self).await
     }
 
-    async fn health(&self) -> Vec<CheckResult> {
-        WorkerHandles::health(self).await
+    async fn liveness(&self, deadline: Instant) -> Vec<CheckResult> {
+        WorkerHandles::liveness(self, deadline).await
+    }
+
+    async fn readiness(&self, deadline: Instant) -> Vec<CheckResult> {
+        WorkerHandles::readiness(self, deadline).await
     }
 
     async fn join(&self, request: JoinRequest, deadline: Instant) -> Result<JoinReply, AdminError> {

@@ -6,8 +6,8 @@ pub use vaultdb_actors::{
     EventCount, EventKind, EventPage, EventRing, HealthReport, IntegrityStatus, JoinReply, JoinRequest,
     Leader, Leadership, Listing, ListingId, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus,
     NodeInfo, NodeStatus, PeerAnswer, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages,
-    StoreStats, TransferDirection, TransferStatus, TransferTotals, WriteTimes, EVENTS_MAX, LISTING_LEASE,
-    PAGED_LISTINGS_MAX, STREAMED_LISTINGS_MAX,
+    StoreStats, TransferDirection, TransferStatus, TransferTotals, WriteTimes, EVENTS_MAX, LINEARIZABLE_READ,
+    LISTING_LEASE, PAGED_LISTINGS_MAX, STREAMED_LISTINGS_MAX,
 };
 pub use vaultdb_actors::{DataFile, Fault, FaultOrder, FaultRefusal};
 pub use vaultdb_kv::{ActiveFault, FaultKind};

@@ -33,7 +33,8 @@ pub struct State {
     pub write_errors: Mutex<VecDeque<WriteError>>,
     pub read_errors: Mutex<VecDeque<ReadError>>,
     pub admin_errors: Mutex<VecDeque<AdminError>>,
-    pub checks: Mutex<Vec<CheckResult>>,
+    pub liveness: Mutex<Vec<CheckResult>>,
+    pub readiness: Mutex<Vec<CheckResult>>,
     pub joined: Mutex<Vec<JoinRequest>>,
     pub last_read: Mutex<Option<(Freshness, Duration)>>,
     /// While set, calls do not come back.
@@ -368,9 +369,14 @@ impl Backend for Fake {
         }
     }
 
-    async fn health(&self) -> Vec<CheckResult> {
+    async fn liveness(&self, _: Instant) -> Vec<CheckResult> {
         self.pass().await;
-        self.0.checks.lock().unwrap().clone()
+        self.0.liveness.lock().unwrap().clone()
+    }
+
+    async fn readiness(&self, _: Instant) -> Vec<CheckResult> {
+        self.pass().await;
+        self.0.readiness.lock().unwrap().clone()
     }
 
     async fn join(&self, request: JoinRequest, _: Instant) -> Result<JoinReply, AdminError> {

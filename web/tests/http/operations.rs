@@ -4,39 +4,45 @@ use std::io::Read;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use vaultdb_web::model::{CheckResult, EventKind};
+use vaultdb_web::model::{CheckResult, EventKind, LINEARIZABLE_READ};
 
 use crate::server::TestServer;
 
-fn check(name: &'static str, reason: Option<&str>, liveness: bool) -> CheckResult {
-    CheckResult { name, ok: reason.is_none(), reason: reason.map(str::to_owned), liveness }
+fn check(name: &'static str, reason: Option<&str>) -> CheckResult {
+    CheckResult { name, ok: reason.is_none(), reason: reason.map(str::to_owned) }
 }
 
-/// A probe lists its checks, fails with 503 and a reason, and `livez` looks only at the process and its
-/// own store.
+/// A probe lists its checks, fails with 503 and a reason, and `livez` asks of the process and its own store only.
 #[test]
 fn probes() {
     let server = TestServer::start();
-    let set = |checks: Vec<CheckResult>| *server.fake.0.checks.lock().unwrap() = checks;
-    set(vec![check("store", None, true), check("quorum", None, false)]);
+    let set = |live: Option<&str>, read: Option<&str>| {
+        let alive = vec![check("store", live)];
+        let ready = [alive.clone(), vec![check(LINEARIZABLE_READ, read)]].concat();
+        *server.fake.0.liveness.lock().unwrap() = alive;
+        *server.fake.0.readiness.lock().unwrap() = ready;
+    };
+    set(None, None);
     for target in ["/livez", "/readyz"] {
         let answer = server.get(target);
         assert_eq!((answer.status, answer.text()), (200, "ok\n"));
     }
     assert_eq!(server.get("/livez?verbose").text(), "[+]store ok\n");
-    assert_eq!(server.get("/readyz?verbose").text(), "[+]store ok\n[+]quorum ok\n");
+    assert_eq!(server.get("/readyz?verbose").text(), "[+]store ok\n[+]linearizable_read ok\n");
 
-    set(vec![check("store", None, true), check("quorum", Some("no\nleader"), false)]);
+    set(None, Some("no\nleader"));
     assert_eq!(server.get("/livez").status, 200);
-    let problem = server.get("/readyz").problem(503, "starting");
-    assert!(problem["detail"].as_str().unwrap().contains("quorum"));
+    let problem = server.get("/readyz").problem(503, "no_leader");
+    assert!(problem["detail"].as_str().unwrap().contains("linearizable_read"));
     let listed = server.get("/readyz?verbose");
-    assert_eq!((listed.status, listed.text()), (503, "[+]store ok\n[-]quorum no leader\n"));
+    assert_eq!((listed.status, listed.text()), (503, "[+]store ok\n[-]linearizable_read no leader\n"));
 
-    set(vec![check("store", Some("rot"), true)]);
+    set(Some("rot"), None);
     assert_eq!(server.get("/livez?verbose").status, 503);
-    server.get("/livez").problem(503, "starting");
-    set(Vec::new());
+    for target in ["/livez", "/readyz"] {
+        server.get(target).problem(503, "starting");
+    }
+    set(None, None);
     server.fake.hang(true);
     assert_eq!(server.get("/livez?timeout=50ms&verbose").status, 503);
 }
