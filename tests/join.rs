@@ -104,7 +104,13 @@ fn through_any_member_and_idempotent() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.json()["id"].as_u64(), cluster.status(2).id(), "{}", answer.text());
     }
-    assert_eq!(ids(&cluster.status(0).members()), ids(&before));
+    // The HTTP address may be left out, and stays what it is.
+    let body = format!(r#"{{"id":"node2","addr":"localhost:{}"}}"#, cluster.nodes[2].raft);
+    let answer = cluster.ask(1, &Request::post("/join", body));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let after = cluster.status(0).members();
+    assert_eq!(ids(&after), ids(&before));
+    assert_eq!(after[2].haddr, before[2].haddr);
 
     // A node that does not run yet: twice the same id, a learner, and no harm to the voters.
     let (raft, http) = (cluster.nodes[3].raft, cluster.nodes[3].http);
@@ -115,6 +121,16 @@ fn through_any_member_and_idempotent() {
     assert!(first.json()["id"].is_u64());
     let absent = cluster.status(cluster.leader()).member("absent").expect("it is listed");
     assert!(!absent.voter, "a node that was never heard of has no vote");
+
+    // Told without its HTTP address at first, then with it.
+    let (raft, http) = (ports::free(), ports::free());
+    let body = format!(r#"{{"id":"later","addr":"localhost:{raft}"}}"#);
+    let first = cluster.ask(0, &Request::post("/join", body));
+    let second = post_join(&cluster, 1, "later", raft, http);
+    assert_eq!((first.status, second.status), (200, 200), "{} {}", first.text(), second.text());
+    assert_eq!(first.json()["id"], second.json()["id"]);
+    let later = cluster.status(cluster.leader()).member("later").expect("it is listed");
+    assert_eq!(later.haddr, format!("localhost:{http}"));
     cluster.must_put(0, "still", "writable");
 }
 

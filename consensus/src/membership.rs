@@ -167,11 +167,15 @@ impl Core {
         let mut voters = membership.voter_ids().filter_map(|id| membership.get_node(&id));
         let votes = voters.any(|voter| voter.name == request.name);
         let stays_learner = known.map_or(request.stays_learner && !votes, |known| known.stays_learner);
-        let node = PeerNode { name: request.name.clone(), addr: request.addr.clone(), stays_learner };
+        let mut addr = request.addr.clone();
+        if let Some(known) = known.filter(|known| addr.http.is_empty() && known.addr.may_be(&addr)) {
+            addr.http.clone_from(&known.addr.http);
+        }
+        let node = PeerNode { name: request.name.clone(), addr, stays_learner };
         match known {
             Some(known) if *known == node => Ok(Attempt::Done(reply)),
-            // The same data directory asks from another address than before.
-            Some(known) if request.instance.is_some() => {
+            // The same data directory asks from another address than before, or its HTTP address is told at last.
+            Some(known) if request.instance.is_some() || known.addr.may_be(&node.addr) => {
                 log::info!(
                     "node {id} \"{}\" moves from {} to {}",
                     node.name,
@@ -239,7 +243,7 @@ impl Core {
             // The same data directory asks again, or a person repeats the request.
             Some((known, instance, _)) if *known == id => match (&request.instance, instance) {
                 (Some(asked), Some(known)) => asked == known,
-                (None, _) | (_, None) => node.addr == request.addr,
+                (None, _) | (_, None) => node.addr.may_be(&request.addr),
             },
             _ => false,
         };

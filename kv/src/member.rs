@@ -17,6 +17,14 @@ pub struct MemberAddr {
     pub http: String,
 }
 
+impl MemberAddr {
+    /// Whether both may be of one node, as far as they were told: the HTTP address may be left out of a request typed by
+    /// hand.
+    pub fn may_be(&self, other: &MemberAddr) -> bool {
+        self.raft == other.raft && (self.http == other.http || self.http.is_empty() || other.http.is_empty())
+    }
+}
+
 /// A member's part in the quorum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

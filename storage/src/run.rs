@@ -191,7 +191,7 @@ fn register<'a>(
     let same_node = latest.is_some_and(|latest| match (&latest.instance, instance) {
         (Some(known), Some(asking)) => known == asking,
         // Typed by hand on one side or both: the address is all there is to go by.
-        (None, _) | (_, None) => same_address(&latest.addr, addr),
+        (None, _) | (_, None) => latest.addr.may_be(addr),
     });
     let registration = match latest.filter(|_| same_node) {
         Some(latest) => Registration {
@@ -210,11 +210,6 @@ fn register<'a>(
     let id = registration.id;
     changes.registered.insert(name, registration);
     id
-}
-
-/// The HTTP address may be left out of a request typed by hand.
-fn same_address(a: &MemberAddr, b: &MemberAddr) -> bool {
-    a.raft == b.raft && (a.http == b.http || a.http.is_empty() || b.http.is_empty())
 }
 
 #[cfg(test)]
