@@ -33,7 +33,7 @@ pub struct Options {
     pub restart_backoff: Duration,
     /// Longest wait for another node to take the leadership over from one that is given up.
     pub step_aside_max: Duration,
-    /// Threads left behind because an actor blocked them; one more and the node gives up.
+    /// Threads left behind because an actor blocked them, and blocked still; one more and the node gives up.
     pub abandoned_arbiters_max: usize,
     /// What of the disk is watched; `None` for a node that has none.
     pub space: Option<SpaceOptions>,

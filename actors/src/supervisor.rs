@@ -8,7 +8,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorContext, Addr, Arbiter, AsyncContext, Context, Handler, MessageResult};
+use actix::{
+    Actor, ActorContext, Addr, Arbiter, ArbiterHandle, AsyncContext, Context, Handler, MessageResult,
+};
 use vaultdb_kv::Health;
 
 use tokio::time::timeout;
@@ -45,7 +47,8 @@ pub(crate) struct Supervisor {
     members: Vec<Member>,
     writes: Arbiter,
     health: Arbiter,
-    abandoned: usize,
+    /// The threads that were left behind and may still be blocked.
+    abandoned: Vec<ArbiterHandle>,
     /// Whether the last rungs of the ladder are being climbed.
     giving_up: bool,
     watch: Watch,
@@ -79,7 +82,7 @@ impl Supervisor {
             members: Vec::new(),
             writes: Arbiter::new(),
             health: Arbiter::new(),
-            abandoned: 0,
+            abandoned: Vec::new(),
             giving_up: false,
             watch: Watch { time, beat_ms: 0, seen: Duration::ZERO },
             root,
@@ -215,14 +218,16 @@ impl Supervisor {
     fn leave_arbiter(&mut self, index: usize, own: Addr<Self>) -> bool {
         let Place::Home(home) = self.members[index].place else { return true };
         let abandoned_max = self.shared().options.abandoned_arbiters_max;
-        if self.abandoned >= abandoned_max {
+        // One that woke up has ended since, as it was asked to, and costs nothing any more.
+        self.abandoned.retain(ArbiterHandle::alive);
+        if self.abandoned.len() >= abandoned_max {
             let reason = format!("{abandoned_max} blocked threads were left behind already");
             self.give_up(self.members[index].id(), reason);
             return false;
         }
-        self.abandoned += 1;
         let old = std::mem::replace(self.home(home), Arbiter::new());
         old.stop();
+        self.abandoned.push(old.handle());
         for other in 0..self.members.len() {
             if other != index && self.members[other].is_at(home) && !self.members[other].rebuild_pending {
                 self.members[other].component.clear();

@@ -231,6 +231,31 @@ async fn abandoned_threads_are_bounded() {
     panic!("the second thread was left behind without a word");
 }
 
+/// A thread that was left behind, woke up and ended is none that is blocked: however many there were, the node goes on.
+#[actix::test]
+async fn threads_that_woke_up_are_not_counted() {
+    const HANGS: u64 = 4;
+    let options = Options { abandoned_arbiters_max: 1, restarts_max: HANGS as usize, ..impatient() };
+    let bench = Bench::start(options).await;
+    let name = component_names::RAFT;
+    for round in 1..=HANGS {
+        bench.worker.submit(set("k"), within(5_000)).await.unwrap();
+        let thread = bench.fake.proposed_on();
+        assert!(bench.worker.inject(name, Fault::Hang(Duration::from_millis(400))).await);
+        let replaced = async {
+            until("it was replaced", || async { bench.restarts(name).await == round }).await;
+            until("the hang is over", || async { !thread.alive() }).await;
+        };
+        let escalated = bench.system.escalated();
+        futures::pin_mut!(replaced, escalated);
+        if let futures::future::Either::Right((reason, _)) =
+            futures::future::select(replaced, escalated).await
+        {
+            panic!("given up after {round} hangs: {reason}");
+        }
+    }
+}
+
 /// A supervisor that panics or hangs, a store that fails and consensus that stops cannot be healed here.
 #[actix::test]
 async fn what_cannot_be_rebuilt_escalates() {

@@ -76,6 +76,8 @@ pub struct FakeNode {
     /// Handovers that were asked for, and whether somebody takes them.
     pub handovers: AtomicUsize,
     pub takes_over: AtomicBool,
+    /// Where the last batch was proposed.
+    proposed_on: Mutex<Option<actix::ArbiterHandle>>,
     failed: watch::Sender<Option<String>>,
     pub stages: Stages,
 }
@@ -115,6 +117,7 @@ impl FakeNode {
             fsyncs: fsyncs.clone(),
             handovers: AtomicUsize::new(0),
             takes_over: AtomicBool::new(false),
+            proposed_on: Mutex::default(),
             failed: watch::Sender::new(None),
             stages: Stages::new(Some(fsyncs)),
         })
@@ -145,6 +148,11 @@ impl FakeNode {
 
     pub fn commands_sent(&self) -> usize {
         self.batches.lock().iter().map(|batch| batch.commands).sum()
+    }
+
+    /// The thread on which the last batch was proposed: the home of the raft node actor.
+    pub fn proposed_on(&self) -> actix::ArbiterHandle {
+        self.proposed_on.lock().clone().expect("a batch was proposed")
     }
 
     fn apply(&self, command: Command) -> Committed {
@@ -215,6 +223,7 @@ impl Node for Port {
         _: Instant,
         deadline: Instant,
     ) -> BoxFuture<'static, Outcomes> {
+        *self.0.proposed_on.lock() = actix::Arbiter::try_current();
         self.0.clone().run(None, batch, deadline)
     }
 
