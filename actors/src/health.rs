@@ -136,8 +136,8 @@ impl HealthMonitor {
 
     fn say_of_mailbox(&mut self, vitals: &Vitals, found: Finding) {
         let looks_min = self.shared.options.health.good_looks_min;
-        let news = self.mailboxes.get_mut(&vitals.id).and_then(|mailbox| mailbox.take(found, looks_min));
-        if let Some(news) = news {
+        let Some(mailbox) = self.mailboxes.get_mut(&vitals.id) else { return };
+        if let Some(news) = mailbox.take(vitals.condition(), found, looks_min) {
             self.say(vitals, news);
         }
     }

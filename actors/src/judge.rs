@@ -99,20 +99,20 @@ impl RunningTime {
     }
 }
 
-/// The probe of one actor's mailbox that is on its way.
+/// The probe of one actor's mailbox that is on its way, and good looks at it.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     generation: u64,
     /// In the monitor's running time.
     sent: Option<Duration>,
-    hysteresis: Hysteresis,
+    /// Looks in a row that were better than what is said of the actor.
+    better: u32,
 }
 
 impl Mailbox {
     /// A newly built actor is not judged by what its predecessor left unanswered.
     pub fn new(generation: u64) -> Self {
-        let said = Finding::healthy();
-        Self { generation, sent: None, hysteresis: Hysteresis { said, better: 0 } }
+        Self { generation, sent: None, better: 0 }
     }
 
     pub fn generation(&self) -> u64 {
@@ -132,14 +132,21 @@ impl Mailbox {
         self.sent = None;
     }
 
-    pub fn take(&mut self, found: Finding, better_looks_min: u32) -> Option<Finding> {
-        self.hysteresis.take(found, better_looks_min)
+    /// What is to be said now, if that is news after what is said already: by the supervisor, which rebuilds actors, or by
+    /// a monitor before this one. So that is asked for at each look, and not remembered.
+    pub fn take(&mut self, said: Condition, found: Finding, better_looks_min: u32) -> Option<Finding> {
+        let said = Finding { state: said.state, reason: said.reason };
+        let mut hysteresis = Hysteresis { said, better: self.better };
+        let news = hysteresis.take(found, better_looks_min);
+        self.better = hysteresis.better;
+        news
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slot::{ComponentId, Vitals};
 
     const LOOKS: u32 = 3;
 
@@ -176,6 +183,30 @@ mod tests {
         assert_eq!(known.take(Finding::healthy(), LOOKS), None);
         let mut new = Hysteresis::after(condition(Health::Failed, STARTING));
         assert_eq!(new.take(Finding::healthy(), LOOKS), Some(Finding::healthy()));
+    }
+
+    /// What a monitor said of an actor before it was replaced itself, or said just after the actor was rebuilt, is taken
+    /// back by the next one after as many good looks as ever.
+    #[test]
+    fn an_actor_recovers_from_what_another_monitor_said() {
+        let vitals = Vitals::new(ComponentId::Raft, Health::Healthy, None);
+        let look = |mailbox: &mut Mailbox, found: Finding| {
+            if let Some(news) = mailbox.take(vitals.condition(), found, LOOKS) {
+                vitals.set(news.state, news.reason);
+            }
+            vitals.condition().state
+        };
+        let (mut first, slow) = (Mailbox::new(1), Finding::degraded("slow"));
+        assert_eq!(look(&mut first, slow.clone()), Health::Degraded);
+        let mut second = Mailbox::new(1);
+        assert_eq!(look(&mut second, Finding::healthy()), Health::Degraded);
+        assert_eq!(look(&mut second, Finding::healthy()), Health::Degraded);
+        assert_eq!(look(&mut second, Finding::healthy()), Health::Healthy);
+        // The first one was only blocked, and has its last word.
+        vitals.set(slow.state, slow.reason);
+        for expected in [Health::Degraded, Health::Degraded, Health::Healthy] {
+            assert_eq!(look(&mut second, Finding::healthy()), expected);
+        }
     }
 
     /// While the process stands still nobody gets older; an actor that alone stands still does.

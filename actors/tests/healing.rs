@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{forbearing, impatient, key, options, set, until, within, Bench, FakeNode, Port};
 use tokio::time::timeout;
-use vaultdb_actors::{component_names, CheckResult, EventKind, Fault, MemberOrder, Options};
+use vaultdb_actors::{component_names, CheckResult, EventKind, Fault, HealthOptions, MemberOrder, Options};
 use vaultdb_kv::{AdminError, Consistency, Health, WriteError};
 
 /// Whichever actor panics is rebuilt, and requests after it succeed.
@@ -65,6 +65,20 @@ async fn a_slow_actor_degrades_and_recovers() {
     until("it is healthy", || async { bench.state(name).await.0 == Health::Healthy }).await;
     assert!(bench.saw(name, EventKind::Recovered).await);
     assert_eq!(bench.restarts(name).await, 0);
+}
+
+/// Nor does it stay degraded when the health monitor is rebuilt before it can say that it is well again.
+#[actix::test]
+async fn a_slow_actor_recovers_under_another_monitor() {
+    let health = HealthOptions { probe_failed: Duration::from_secs(1), ..impatient().health };
+    let bench = Bench::start(Options { health, ..options() }).await;
+    let name = component_names::RAFT;
+    assert!(bench.worker.inject(name, Fault::Hang(Duration::from_millis(500))).await);
+    until("it is degraded", || async { bench.state(name).await.0 == Health::Degraded }).await;
+    // Longer than the actor, which is well when the next monitor looks for the first time.
+    assert!(bench.worker.inject(component_names::HEALTH, Fault::Hang(Duration::from_secs(3))).await);
+    until("the monitor was replaced", || async { bench.restarts(component_names::HEALTH).await == 1 }).await;
+    until("it is healthy", || async { bench.state(name).await.0 == Health::Healthy }).await;
 }
 
 /// Writes that wait when the dispatcher panics were certainly not applied; those handed over are
