@@ -31,7 +31,6 @@ pub(crate) struct ReplicationDispatcher {
     queue: Rc<Queue>,
     /// Writes that are answered before they are committed.
     early: Rc<Queue>,
-    leader_changes: u64,
     /// With the time of the last failure.
     unreachable: Vec<(UnreachablePeer, Instant)>,
     _sentinel: Sentinel,
@@ -40,7 +39,7 @@ pub(crate) struct ReplicationDispatcher {
 impl ReplicationDispatcher {
     /// `early` takes the writes that are answered before they are committed.
     pub fn new(queue: Rc<Queue>, early: Rc<Queue>, sentinel: Sentinel) -> Self {
-        Self { queue, early, leader_changes: 0, unreachable: Vec::new(), _sentinel: sentinel }
+        Self { queue, early, unreachable: Vec::new(), _sentinel: sentinel }
     }
 }
 
@@ -93,7 +92,7 @@ impl Handler<LeaderChanged> for ReplicationDispatcher {
     type Result = ();
 
     fn handle(&mut self, _: LeaderChanged, _: &mut Context<Self>) {
-        self.leader_changes += 1;
+        self.queue.totals.count_leader_change();
         self.unreachable.clear();
         self.queue.leader_changed();
         self.early.leader_changed();
@@ -136,13 +135,9 @@ impl Handler<GetReplicationStatus> for ReplicationDispatcher {
 
     fn handle(&mut self, _: GetReplicationStatus, _: &mut Context<Self>) -> Self::Result {
         let mut status = self.queue.status();
-        // What is answered early is not known to be committed.
         let early = self.early.status();
         status.pending += early.pending;
         status.pending_bytes += early.pending_bytes;
-        status.failed += early.failed;
-        status.batches += early.batches;
-        status.leader_changes = self.leader_changes;
         self.unreachable.retain(|(_, last)| last.elapsed() < UNREACHABLE_REMEMBERED);
         status.unreachable_peers = self.unreachable.iter().map(|(peer, _)| peer.clone()).collect();
         MessageResult(status)

@@ -286,6 +286,7 @@ impl WorkerHandles {
             cluster: cluster.or_else(|| node.map(|node| node.status())),
             store: store.or_else(|| node.map(|node| node.store_stats())).unwrap_or_default(),
             replication,
+            replication_totals: shared.totals.get(),
             write_times,
             integrity: node.map(|node| node.integrity()),
             health,

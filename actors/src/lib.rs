@@ -37,6 +37,7 @@ mod status;
 mod store;
 mod supervisor;
 mod system;
+mod totals;
 mod watches;
 mod witness;
 
@@ -52,7 +53,7 @@ pub use slot::component_names;
 pub use space::SpaceOptions;
 pub use status::{
     CheckResult, ComponentHealth, Event, EventKind, HealthReport, NodeInfo, NodeStatus, ReplicationStatus,
-    UnreachablePeer, LINEARIZABLE_READ,
+    ReplicationTotals, UnreachablePeer, LINEARIZABLE_READ,
 };
 pub use system::System;
 

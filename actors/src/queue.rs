@@ -18,12 +18,13 @@ use crate::dispatcher::{Outcome, ReplicationDispatcher};
 use crate::gate::{Answers, Reply};
 use crate::lane;
 use crate::messages::{LaneEnded, PeerUnreachable};
-use crate::options::Options;
 use crate::pending::{Ack, Pending};
 use crate::port::Node;
 use crate::raft_node::RaftNodeActor;
+use crate::shared::Shared;
 use crate::slot::Slot;
 use crate::status::ReplicationStatus;
+use crate::totals::Totals;
 
 /// Most bytes of commands in one batch; a single larger command goes alone.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -63,18 +64,17 @@ pub(crate) struct Queue {
     answered: RefCell<Vec<Arc<Answers>>>,
     closed: Cell<bool>,
     pub leader_changed: Notify,
-    committed: Cell<u64>,
-    failed: Cell<u64>,
-    batches: Cell<u64>,
+    pub totals: Arc<Totals>,
 }
 
 impl Queue {
-    pub fn new(ack: Ack, node: Arc<dyn Node>, raft: Slot<RaftNodeActor>, options: &Options) -> Rc<Self> {
+    pub fn new(ack: Ack, node: Arc<dyn Node>, shared: &Shared) -> Rc<Self> {
+        let options = &shared.options;
         Rc::new(Self {
             ack,
             node,
             room: options.room.clone(),
-            raft,
+            raft: shared.raft.clone(),
             address: RefCell::default(),
             commands_max: options.pending_commands_max,
             bytes_max: options.pending_bytes_max,
@@ -86,9 +86,7 @@ impl Queue {
             answered: RefCell::default(),
             closed: Cell::default(),
             leader_changed: Notify::new(),
-            committed: Cell::default(),
-            failed: Cell::default(),
-            batches: Cell::default(),
+            totals: shared.totals.clone(),
         })
     }
 
@@ -114,7 +112,7 @@ impl Queue {
                 self.shortage(&item.write).map(WriteError::OutOfSpace)
             };
             if let Some(refusal) = refusal {
-                self.failed.set(self.failed.get() + 1);
+                self.totals.count_failed();
                 self.reply(item, Err(refusal));
                 continue;
             }
@@ -209,7 +207,7 @@ impl Queue {
         }
         self.deliver();
         if !items.is_empty() {
-            self.batches.set(self.batches.get() + 1);
+            self.totals.count_batch();
         }
         (items, commands)
     }
@@ -244,8 +242,12 @@ impl Queue {
 
     /// To be followed by [`Queue::deliver`] once the batch is answered.
     pub fn answer(&self, item: Item, outcome: Outcome) {
-        let counter = if outcome.is_ok() { &self.committed } else { &self.failed };
-        counter.set(counter.get() + 1);
+        match (&outcome, self.ack) {
+            (Ok(_), Ack::Majority) => self.totals.count_committed(),
+            // It is answered before it is known to be committed.
+            (Ok(_), Ack::Leader) => {}
+            (Err(_), Ack::Majority | Ack::Leader) => self.totals.count_failed(),
+        }
         self.forget(&item.write);
         self.reply(item, outcome);
     }
@@ -271,10 +273,6 @@ impl Queue {
         ReplicationStatus {
             pending: self.pending.get() as u64,
             pending_bytes: self.pending_bytes.get() as u64,
-            committed: self.committed.get(),
-            failed: self.failed.get(),
-            batches: self.batches.get(),
-            leader_changes: 0,
             unreachable_peers: Vec::new(),
         }
     }

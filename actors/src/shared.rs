@@ -22,6 +22,7 @@ use crate::slot::{ComponentId, Slot, Vitals, STARTING};
 use crate::status::{ComponentHealth, EventKind, HealthReport, NodeInfo};
 use crate::store::StoreActor;
 use crate::supervisor::Supervisor;
+use crate::totals::Totals;
 use crate::witness::Witness;
 
 pub(crate) struct Shared {
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     /// How many web workers came up; numbers are not used again.
     pub workers: AtomicU32,
     pub listings: Listings,
+    /// What passed through the dispatchers.
+    pub totals: Arc<Totals>,
     pub engine: Arc<Vitals>,
     pub store_writes: Arc<Vitals>,
     pub cluster: Arc<Vitals>,
@@ -73,6 +76,7 @@ impl Shared {
             stores: RwLock::default(),
             workers: AtomicU32::new(0),
             listings: Listings::default(),
+            totals: Arc::default(),
             engine: Vitals::new(ComponentId::Engine, Health::Failed, starting()),
             store_writes: Vitals::new(ComponentId::StoreWrites, Health::Failed, starting()),
             cluster: Vitals::new(ComponentId::Cluster, Health::Failed, starting()),

@@ -29,8 +29,10 @@ pub struct NodeStatus {
     pub cluster: Option<ClusterStatus>,
     /// All zero until consensus is up.
     pub store: StoreStats,
-    /// `None` while the dispatcher does not answer: its counters must not seem to fall back to zero.
+    /// `None` while the dispatcher does not answer.
     pub replication: Option<ReplicationStatus>,
+    /// Also while it does not, and whichever dispatcher it was.
+    pub replication_totals: ReplicationTotals,
     /// `None` until consensus is up.
     pub write_times: Option<WriteTimes>,
     /// `None` until consensus is up.
@@ -82,16 +84,21 @@ pub struct ReplicationStatus {
     pub pending: u64,
     /// Keys and values of those writes, in bytes.
     pub pending_bytes: u64,
-    /// Writes committed and applied since the dispatcher was built.
-    pub committed: u64,
-    /// Writes answered with an error since the dispatcher was built.
-    pub failed: u64,
-    /// Batches handed to consensus since the dispatcher was built.
-    pub batches: u64,
-    /// Changes of leadership seen since the dispatcher was built.
-    pub leader_changes: u64,
     /// Leaders that could not be reached, until leadership changes.
     pub unreachable_peers: Vec<UnreachablePeer>,
+}
+
+/// What passed through the replication dispatchers since the process started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReplicationTotals {
+    /// Writes committed and applied.
+    pub committed: u64,
+    /// Writes answered with an error.
+    pub failed: u64,
+    /// Batches handed to consensus.
+    pub batches: u64,
+    /// Changes of leadership that a dispatcher saw.
+    pub leader_changes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -328,7 +328,7 @@ impl Handler<Attach> for Supervisor {
         let dispatcher = {
             let (shared, node) = (shared.clone(), node.clone());
             Slotted::new(shared.dispatcher.clone(), move |sentinel| {
-                let queue = |ack| Queue::new(ack, node.clone(), shared.raft.clone(), &shared.options);
+                let queue = |ack| Queue::new(ack, node.clone(), &shared);
                 ReplicationDispatcher::new(queue(Ack::Majority), queue(Ack::Leader), sentinel)
             })
         };

@@ -10,7 +10,8 @@ use crate::app::Worker;
 use crate::backend::Backend;
 use crate::metrics::{Metrics, LATENCY_BOUNDS_US};
 use crate::model::{
-    ClusterStatus, ComponentHealth, EventCount, IntegrityStatus, NodeStatus, ReplicationStatus, WriteTimes,
+    ClusterStatus, ComponentHealth, EventCount, IntegrityStatus, NodeStatus, ReplicationStatus,
+    ReplicationTotals, WriteTimes,
 };
 use crate::process::Process;
 use crate::reply::{Media, Reply};
@@ -23,6 +24,7 @@ impl<B: Backend> Worker<B> {
         if let Some(cluster) = &status.cluster {
             write_cluster(&mut page, cluster);
         }
+        write_totals(&mut page, &status.replication_totals);
         if let Some(replication) = &status.replication {
             write_replication(&mut page, replication);
         }
@@ -87,14 +89,17 @@ fn write_cluster(page: &mut Page, cluster: &ClusterStatus) {
     }
 }
 
-fn write_replication(page: &mut Page, replication: &ReplicationStatus) {
+fn write_totals(page: &mut Page, totals: &ReplicationTotals) {
     page.counter("vaultdb_server_leader_changes_total", "Changes of leadership that this node saw.")
-        .value(replication.leader_changes);
+        .value(totals.leader_changes);
     // These two count up; the contract's names for them carry no `_total`.
     page.counter("vaultdb_raft_proposals_committed", "Writes through this node that were committed.")
-        .value(replication.committed);
+        .value(totals.committed);
     page.counter("vaultdb_raft_proposals_failed", "Writes through this node that were not acknowledged.")
-        .value(replication.failed);
+        .value(totals.failed);
+}
+
+fn write_replication(page: &mut Page, replication: &ReplicationStatus) {
     page.gauge("vaultdb_raft_proposals_pending", "Writes through this node that wait for their outcome.")
         .value(replication.pending);
     page.gauge("vaultdb_raft_proposals_pending_bytes", "Keys and values of the writes that wait.")

@@ -17,8 +17,8 @@ use vaultdb_web::model::{
     ActiveFault, AgreementStatus, CacheStats, CheckResult, ClusterStatus, ComponentHealth, Divergence,
     EntryFate, EventRing, FaultOrder, FaultRefusal, HealthReport, IntegrityStatus, JoinReply, JoinRequest,
     Leader, Leadership, Listing, Listings, LogId, Member, MemberOrder, MemberReply, MemberStatus, NodeInfo,
-    NodeStatus, PeerAnswer, RaftState, ReadAnswer, ReplicationStatus, ScanFrom, Stage, Stages, StoreStats,
-    TransferDirection, TransferStatus, TransferTotals, View,
+    NodeStatus, PeerAnswer, RaftState, ReadAnswer, ReplicationStatus, ReplicationTotals, ScanFrom, Stage,
+    Stages, StoreStats, TransferDirection, TransferStatus, TransferTotals, View,
 };
 use vaultdb_web::Backend;
 
@@ -59,6 +59,7 @@ pub struct State {
     pub leads_alone: AtomicBool,
     /// The node belongs to no cluster yet.
     pub starting: AtomicBool,
+    pub dispatcher_hangs: AtomicBool,
     /// Address and request of each question to a member, and its body.
     pub asked: Mutex<Vec<(String, String)>>,
     pub asked_bodies: Mutex<Vec<Vec<u8>>>,
@@ -358,12 +359,9 @@ impl Backend for Fake {
                 last_scrub_ms: Some(1_500),
                 ..IntegrityStatus::default()
             }),
-            replication: Some(ReplicationStatus {
-                committed: 5,
-                failed: 6,
-                pending: 7,
-                ..Default::default()
-            }),
+            replication: (!self.0.dispatcher_hangs.load(Ordering::SeqCst))
+                .then(|| ReplicationStatus { pending: 7, ..Default::default() }),
+            replication_totals: ReplicationTotals { committed: 5, failed: 6, batches: 2, leader_changes: 3 },
             health: HealthReport { state: Health::Degraded, components: vec![component] },
             disk: Some(Measured { free_bytes: 13, total_bytes: 14, read_only: true }),
         }

@@ -127,6 +127,23 @@ fn leader_without_a_quorum() {
     }
 }
 
+/// While the dispatcher hangs it is not known what waits in it; counters are there, and what they were.
+#[test]
+fn metrics_while_the_dispatcher_hangs() {
+    let server = TestServer::start();
+    server.fake.0.dispatcher_hangs.store(true, Ordering::SeqCst);
+    let answer = server.get("/metrics");
+    let text = answer.text();
+    for line in [
+        "vaultdb_server_leader_changes_total 3",
+        "vaultdb_raft_proposals_committed 5",
+        "vaultdb_raft_proposals_failed 6",
+    ] {
+        assert!(text.lines().any(|have| have == line), "no {line} in\n{text}");
+    }
+    assert!(!text.contains("vaultdb_raft_proposals_pending"), "{text}");
+}
+
 /// A client that closes its half of the connection after its request still gets the answer.
 #[test]
 fn half_closed_clients_are_answered() {
