@@ -132,8 +132,8 @@ impl Mailbox {
         self.sent = None;
     }
 
-    /// What is to be said now, if that is news after what is said already: by the supervisor, which rebuilds actors, or by
-    /// a monitor before this one. So that is asked for at each look, and not remembered.
+    /// What is to be said now, if that is news after what is said already: by the supervisor, which rebuilds actors, or
+    /// by a monitor before this one. So that is asked for at each look, and not remembered.
     pub fn take(&mut self, said: Condition, found: Finding, better_looks_min: u32) -> Option<Finding> {
         let said = Finding { state: said.state, reason: said.reason };
         let mut hysteresis = Hysteresis { said, better: self.better };
@@ -185,8 +185,8 @@ mod tests {
         assert_eq!(new.take(Finding::healthy(), LOOKS), Some(Finding::healthy()));
     }
 
-    /// What a monitor said of an actor before it was replaced itself, or said just after the actor was rebuilt, is taken
-    /// back by the next one after as many good looks as ever.
+    /// What a monitor said of an actor before it was replaced itself, or said just after the actor was rebuilt, is
+    /// taken back by the next one after as many good looks as ever.
     #[test]
     fn an_actor_recovers_from_what_another_monitor_said() {
         let vitals = Vitals::new(ComponentId::Raft, Health::Healthy, None);

@@ -1,5 +1,5 @@
-//! Counts what passes through the replication dispatcher, and outlives it: a counter that is read from outside must never
-//! fall, whatever is rebuilt, and can be read while the dispatcher hangs.
+//! Counts what passes through the replication dispatcher, and outlives it: a counter that is read from outside must
+//! never fall, whatever is rebuilt, and can be read while the dispatcher hangs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
