@@ -180,6 +180,10 @@ pub(crate) async fn watch_rebuild(core: Arc<Core>, data_dir: PathBuf) {
             return;
         }
     }
+    // Condemned meanwhile, it is about to be set aside again, before its rebuild was over.
+    if core.store.corruption().is_some() {
+        return;
+    }
     let ended = tokio::task::spawn_blocking(move || quarantine::over(&data_dir)).await;
     if let Ok(Err(e)) = ended {
         log::warn!("the end of the rebuild was not noted: {e}");

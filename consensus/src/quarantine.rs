@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use vaultdb_kv::{failpoint, NodeId};
 use vaultdb_storage::{create_dir, sync, StorageError};
@@ -32,6 +33,10 @@ const PARTS: [&str; 4] = ["wal", "rocksdb", "snapshots", "identity.json"];
 /// Quarantines within an hour after which the node gives up: the disk or the memory is not fit for use.
 pub const QUARANTINES_MAX: usize = 3;
 const WINDOW: Duration = Duration::from_secs(60 * 60);
+
+/// Held from reading the record until it is replaced: a running node marks its data on one thread while it notes the end
+/// of a rebuild on another, and the mark must not get lost.
+static CHANGING: Mutex<()> = Mutex::new(());
 
 /// How far a quarantine has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +103,7 @@ pub enum QuarantineError {
 /// # Errors
 /// [`StorageError::Io`].
 pub fn mark(data_dir: &Path, reason: &str) -> Result<(), StorageError> {
+    let _one_at_a_time = CHANGING.lock();
     // A damaged record is replaced: it has nothing that the mark does not say.
     let known: Option<Record> = sealed::load(data_dir, FILE).ok().flatten();
     let (at_ms, again) = match known {
@@ -274,6 +280,7 @@ pub fn over(data_dir: &Path) -> Result<(), QuarantineError> {
 }
 
 fn advance(data_dir: &Path, from: Phase, to: Phase) -> Result<(), QuarantineError> {
+    let _one_at_a_time = CHANGING.lock();
     match load(data_dir)? {
         Some(record) if record.phase == from => {
             sealed::save(data_dir, FILE, &Record { phase: to, ..record })?;

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
+use std::sync::Barrier;
+use std::thread;
 
 use tempfile::TempDir;
 
@@ -155,6 +157,28 @@ fn further_damage_while_it_is_rebuilt() {
     over(dir).unwrap();
     set_aside_and_join(dir, "fourth");
     assert_eq!((log_in(QUARANTINED), log_in(FIRST)), (Some("third".into()), None));
+}
+
+/// A node that finds damage at the moment at which its rebuild ends stays marked, whichever comes first.
+#[test]
+fn marked_while_the_rebuild_ends() {
+    const ROUNDS: usize = 200;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for round in 0..ROUNDS {
+        let rebuilding = Record { phase: Phase::Rebuilding, ..Record::found("before", Vec::new(), false) };
+        sealed::save(dir, FILE, &rebuilding).unwrap();
+        let both = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                both.wait();
+                over(dir).unwrap();
+            });
+            both.wait();
+            mark(dir, REASON).unwrap();
+        });
+        assert_eq!(found(dir).unwrap(), Some((Phase::Found, REASON.to_owned())), "round {round}");
+    }
 }
 
 /// A kill before or after the first data are moved on leaves them where they were or where they go.
