@@ -159,6 +159,49 @@ fn further_damage_while_it_is_rebuilt() {
     assert_eq!((log_in(QUARANTINED), log_in(FIRST)), (Some("third".into()), None));
 }
 
+/// What was begun anew may be damaged before the node has joined: it goes the same way, whatever step a kill follows, the
+/// record alone tells the cluster then, and it counts like any other time.
+#[test]
+fn damaged_before_it_has_joined() {
+    const AGAIN: &str = "the identity is damaged";
+    let kept = |dir: &Path, place: &str, name: &str| fs::read_to_string(part(&dir.join(place), name)).ok();
+    for killed_after in 0..PARTS.len() {
+        let dir = member();
+        let dir = dir.path();
+        mark(dir, REASON).unwrap();
+        set_aside(dir, "a", &[]).unwrap();
+        fs::remove_file(dir.join("members.json")).unwrap();
+        for time in 2..=QUARANTINES_MAX {
+            let begun = time.to_string();
+            fs::write(dir.join("identity.json"), &begun).unwrap();
+            fs::create_dir(dir.join("wal")).unwrap();
+            fs::write(part(dir, "wal"), &begun).unwrap();
+            check(dir, "a", AGAIN, &[]).unwrap();
+            mark(dir, AGAIN).unwrap();
+            let mut record = load(dir).unwrap().unwrap();
+            for _ in 0..killed_after {
+                step(dir, "a", &[], &mut record).unwrap();
+            }
+            let rebuild = set_aside(dir, "a", &[]).unwrap();
+            assert_eq!(
+                rebuild,
+                Rebuild { reason: AGAIN.into(), ..expected() },
+                "killed after {killed_after} steps"
+            );
+            assert_eq!(load(dir).unwrap().unwrap().at_ms.len(), time);
+            assert!(!dir.join("identity.json").exists() && !dir.join("wal").exists());
+            for name in ["wal", "identity.json"] {
+                assert_eq!(kept(dir, QUARANTINED, name).as_ref(), Some(&begun), "{name}");
+            }
+            assert_eq!(kept(dir, FIRST, "wal").as_deref(), Some("wal"), "what it had at first");
+            assert!(part(&dir.join(FIRST), "identity.json").exists());
+        }
+        fs::write(dir.join("identity.json"), "once more").unwrap();
+        let refused = check(dir, "a", AGAIN, &[]).unwrap_err().to_string();
+        assert!(refused.contains("4th time within an hour"), "{refused}");
+    }
+}
+
 /// A node that finds damage at the moment at which its rebuild ends stays marked, whichever comes first.
 #[test]
 fn marked_while_the_rebuild_ends() {
