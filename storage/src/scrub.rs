@@ -35,7 +35,7 @@ pub(crate) fn database(
 pub(crate) fn snapshot(snapshot: &Snapshot, pace: Pace<'_>) -> Result<bool, StorageError> {
     let Source::Directory(dir) = &snapshot.0.source else { return Ok(true) };
     let (path, known) = dir.with_path(|dir| (dir.to_path_buf(), meta_file::read(dir, meta_file::META)));
-    if known.as_ref() != Some(snapshot.meta()) {
+    if known?.as_ref() != Some(snapshot.meta()) {
         let what = path.join(meta_file::META).display().to_string();
         return Err(StorageError::corrupt(what, "it does not describe the snapshot any more"));
     }

@@ -5,6 +5,7 @@
 mod store;
 
 use std::fs;
+use std::path::Path;
 
 use store::{at, key, names, open, refused, register, set, tiny, transfer, value};
 use vaultdb_storage::{Op, SnapshotFile, StateMachine, StorageError};
@@ -124,6 +125,51 @@ fn old_snapshots_go_with_their_last_reader() {
     let store = open(dir.path());
     assert!(store.current_snapshot().is_none());
     assert_eq!(value(&store, 1).as_deref(), Some("two"));
+}
+
+/// A description that cannot be read tells nothing about its snapshot: no damage is told, and nothing is removed.
+#[test]
+fn unreadable_is_not_damaged() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, peer) = (open(a.path()), open(b.path()));
+    store.apply(&[(at(1), set(&[(1, "one")]))]).unwrap();
+    let snapshot = store.build_snapshot().unwrap();
+    // A reception that is interrupted leaves what came.
+    drop(peer.receive_snapshot(snapshot.meta().clone()).unwrap());
+    drop(peer);
+    let is_io = |result| matches!(result, Err(StorageError::Io { .. }));
+
+    let path = a.path().join("snapshots").join(&snapshot.meta().id);
+    let (meta, hidden) = (path.join("META"), path.join("hidden"));
+    // Reading a directory fails, and not because there is nothing.
+    let hide = |file: &Path, hidden: &Path| {
+        fs::rename(file, hidden).unwrap();
+        fs::create_dir(file).unwrap();
+    };
+    let show = |file: &Path, hidden: &Path| {
+        fs::remove_dir(file).unwrap();
+        fs::rename(hidden, file).unwrap();
+    };
+    hide(&meta, &hidden);
+    assert!(is_io(store.scrub(&mut |_| true).map(drop)));
+    assert_eq!(store.corruption(), None);
+    drop((store, snapshot));
+    assert!(is_io(StateMachine::open(a.path(), tiny()).map(drop)));
+    show(&meta, &hidden);
+    let store = open(a.path());
+    assert!(store.current_snapshot().is_some());
+    assert!(store.scrub(&mut |_| true).unwrap());
+    fs::remove_file(&meta).unwrap();
+    assert!(matches!(store.scrub(&mut |_| true), Err(StorageError::Corrupt { .. })));
+
+    let snapshots = b.path().join("snapshots");
+    let incoming = names(&snapshots);
+    let (offer, hidden) = (snapshots.join(&incoming[0]).join("OFFER"), b.path().join("hidden"));
+    hide(&offer, &hidden);
+    assert!(is_io(StateMachine::open(b.path(), tiny()).map(drop)));
+    show(&offer, &hidden);
+    drop(open(b.path()));
+    assert_eq!(names(&snapshots), incoming, "it can go on");
 }
 
 /// A snapshot holds the state of one applied id, also while entries are applied.
