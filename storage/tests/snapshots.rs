@@ -6,9 +6,13 @@ mod store;
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use store::{at, key, names, open, refused, register, set, tiny, transfer, value};
 use vaultdb_storage::{Op, SnapshotFile, StateMachine, StorageError};
+
+/// Longest wait for a replaced state to go away.
+const REMOVED_LIMIT: Duration = Duration::from_secs(10);
 
 /// The state travels whole: data, applied id, membership, registrations and the counter of ids.
 #[test]
@@ -172,6 +176,32 @@ fn unreadable_is_not_damaged() {
     assert_eq!(names(&snapshots), incoming, "it can go on");
 }
 
+/// A verification that takes long keeps no state that a snapshot replaces meanwhile.
+#[test]
+fn replaced_while_it_is_verified() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (from, to) = (open(a.path()), open(b.path()));
+    from.apply(&[(at(1), set(&[(1, "one")])), (at(2), set(&[(1, "two")]))]).unwrap();
+    to.apply(&[(at(1), set(&[(1, "one")]))]).unwrap();
+    let received = transfer(&from.build_snapshot().unwrap(), &to, 1000);
+    let mut installed = false;
+    let whole = to.scrub(&mut |_| {
+        if !std::mem::replace(&mut installed, true) {
+            to.install_snapshot(&received).unwrap();
+            // What takes the figures may have it for a moment.
+            let end = Instant::now() + REMOVED_LIMIT;
+            while names(&b.path().join("rocksdb")) != ["000002", "CURRENT-GENERATION"] {
+                assert!(Instant::now() < end, "{:?}", names(&b.path().join("rocksdb")));
+                std::thread::yield_now();
+            }
+        }
+        true
+    });
+    assert!(whole.unwrap() && installed);
+    assert_eq!(value(&to, 1).as_deref(), Some("two"));
+    assert_eq!(names(&b.path().join("snapshots")).len(), 1, "the copy is gone");
+}
+
 /// A snapshot holds the state of one applied id, also while entries are applied.
 #[test]
 fn snapshot_under_writes_is_of_one_moment() {
@@ -251,10 +281,10 @@ fn stats_tell_keys_bytes_and_cache() {
     assert_eq!(value(&store, 20), None);
     let stats = store.stats();
     assert_eq!((stats.revision, stats.cache.hits, stats.cache.misses), (3, 1, 2));
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     while store.stats().keys_estimate != 3 {
-        assert!(std::time::Instant::now() < deadline, "{:?}", store.stats());
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(Instant::now() < deadline, "{:?}", store.stats());
+        std::thread::sleep(Duration::from_millis(50));
     }
     assert!(store.stats().disk_bytes > 0);
 }
