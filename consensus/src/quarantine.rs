@@ -34,8 +34,8 @@ const PARTS: [&str; 4] = ["wal", "rocksdb", "snapshots", "identity.json"];
 pub const QUARANTINES_MAX: usize = 3;
 const WINDOW: Duration = Duration::from_secs(60 * 60);
 
-/// Held from reading the record until it is replaced: a running node marks its data on one thread while it notes the end
-/// of a rebuild on another, and the mark must not get lost.
+/// Held from reading the record until it is replaced: a running node marks its data on one thread while it notes
+/// the end of a rebuild on another, and the mark must not get lost.
 static CHANGING: Mutex<()> = Mutex::new(());
 
 /// How far a quarantine has come.

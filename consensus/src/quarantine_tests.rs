@@ -159,8 +159,8 @@ fn further_damage_while_it_is_rebuilt() {
     assert_eq!((log_in(QUARANTINED), log_in(FIRST)), (Some("third".into()), None));
 }
 
-/// What was begun anew may be damaged before the node has joined: it goes the same way, whatever step a kill follows, the
-/// record alone tells the cluster then, and it counts like any other time.
+/// What was begun anew may be damaged before the node has joined: it goes the same way, whatever step a kill follows,
+/// the record alone tells the cluster then, and it counts like any other time.
 #[test]
 fn damaged_before_it_has_joined() {
     const AGAIN: &str = "the identity is damaged";
