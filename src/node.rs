@@ -154,6 +154,7 @@ async fn serve(config: Config, http: TcpListener, raft: TcpListener) -> Result<(
         http.stop(true).await;
         system.shutdown().await;
         if let Some(consensus) = &consensus {
+            consensus.mark_corruption().await;
             consensus.shutdown().await;
         }
     };

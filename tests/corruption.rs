@@ -278,6 +278,29 @@ fn damaged_again_before_it_is_rebuilt() {
     assert_eq!((inode("quarantined-first"), inode("quarantined")), (first, second));
 }
 
+/// An identity that is damaged before the node has joined under it is set aside like any other; the first data stay.
+#[test]
+fn damaged_before_it_has_joined() {
+    let mut cluster = Cluster::start_plan(&plan(3));
+    let victim = (cluster.leader() + 1) % 3;
+    let id = cluster.status(victim).id().unwrap();
+    cluster.must_put(victim, "k", "v");
+    cluster.kill9(victim);
+    let data = cluster.nodes[victim].data.clone();
+    flip_one(&data, "identity.json");
+    die_at_each_step(&mut cluster, victim, |data| {
+        data.join("quarantine.json").exists() && noted(data)["phase"] == "joining"
+    });
+    let wal = |dir: &str| fs::metadata(data.join(dir).join("wal")).unwrap().ino();
+    let first = wal("quarantined");
+    fs::write(data.join("identity.json"), "{").unwrap();
+    supervise(&mut cluster, victim, id, "damaged before it has joined");
+    wait_healthy(&cluster, victim);
+    assert_eq!(cluster.must_get(victim, "k").as_deref(), Some("v"));
+    assert_eq!(wal("quarantined-first"), first);
+    assert_eq!(fs::read_to_string(data.join("quarantined/identity.json")).unwrap(), "{");
+}
+
 /// The node never joins another cluster, and a node that is told not to rebuild moves nothing.
 #[test]
 fn refused_where_it_may_not() {

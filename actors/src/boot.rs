@@ -238,6 +238,7 @@ fn make_log(dir: &Path, options: &BootOptions) -> Result<(), BootError> {
     match create_log(dir, options.log.clone()) {
         Ok(true) => Ok(()),
         Ok(false) => Err(orphaned(dir, "wal")),
+        Err(e @ StorageError::Corrupt { .. }) => Err(BootError::Corrupt(e.to_string())),
         Err(e) => Err(BootError::Unfit(e.to_string())),
     }
 }
@@ -347,7 +348,7 @@ fn refuse_orphaned_data(dir: Option<&Path>) -> Result<(), BootError> {
     let Some(dir) = dir else { return Ok(()) };
     // A log may be there: a crash right after it was made, before the identity was, leaves an empty one.
     let holds = |name: &str| std::fs::read_dir(dir.join(name)).is_ok_and(|mut files| files.next().is_some());
-    match ["rocksdb", quarantine::QUARANTINED].into_iter().find(|name| holds(name)) {
+    match ["rocksdb", quarantine::QUARANTINED, quarantine::FIRST].into_iter().find(|name| holds(name)) {
         Some(name) => Err(orphaned(dir, name)),
         None => Ok(()),
     }

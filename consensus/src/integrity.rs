@@ -23,6 +23,8 @@ use crate::quarantine::{self, Phase};
 const FIRST_SCRUB_MS: u64 = 60_000;
 /// Longest pause within a verification before it looks whether the node stops.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// Time without reading that may be made up for by reading faster.
+const CREDIT_MAX: Duration = Duration::from_secs(1);
 /// Time between two looks whether a node that is being rebuilt is a full member again.
 const REBUILT_LOOK: Duration = Duration::from_millis(200);
 
@@ -88,9 +90,7 @@ pub(crate) async fn scrub(core: Arc<Core>, log: Arc<dyn LogStore<LogPayload>>, o
         let mut pace = Pace {
             integrity: core.integrity.clone(),
             stopped: core.fatal.subscribe(),
-            bytes_per_second_max: options.bytes_per_second_max,
-            begun: Instant::now(),
-            bytes: 0,
+            rate: Rate { bytes_per_second_max: options.bytes_per_second_max, due: Instant::now() },
         };
         let scrubbed = tokio::task::spawn_blocking(move || all(&of, &*log, &mut pace)).await;
         match scrubbed {
@@ -141,18 +141,14 @@ fn check_identity(core: &Core) -> Result<(), StorageError> {
 struct Pace {
     integrity: Arc<Integrity>,
     stopped: watch::Receiver<Option<String>>,
-    bytes_per_second_max: u64,
-    begun: Instant,
-    bytes: u64,
+    rate: Rate,
 }
 
 impl Pace {
     /// So much was read: waits until that is allowed. `false` once the node stops.
     fn read(&mut self, bytes: u64) -> bool {
         self.integrity.scrubbed_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes += bytes;
-        let micros = u128::from(self.bytes) * 1_000_000 / u128::from(self.bytes_per_second_max.max(1));
-        let due = self.begun + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+        let due = self.rate.take(bytes, Instant::now());
         loop {
             if self.stopped.borrow().is_some() || self.stopped.has_changed().is_err() {
                 return false;
@@ -163,6 +159,25 @@ impl Pace {
             }
             std::thread::sleep(left.min(PAUSE_MAX));
         }
+    }
+}
+
+/// When reading may go on.
+struct Rate {
+    bytes_per_second_max: u64,
+    due: Instant,
+}
+
+impl Rate {
+    /// When more may be read after `bytes` that were read up to `now`. Of the time in which less was read than allowed,
+    /// as of a wait for a lock or a pause of the process, [`CREDIT_MAX`] counts.
+    fn take(&mut self, bytes: u64, now: Instant) -> Instant {
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second_max.max(1));
+        let took = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        // A clock that began less ago than that has nothing before.
+        let from = now.checked_sub(CREDIT_MAX).map_or(self.due, |earliest| self.due.max(earliest));
+        self.due = from + took;
+        self.due
     }
 }
 
@@ -179,6 +194,10 @@ pub(crate) async fn watch_rebuild(core: Arc<Core>, data_dir: PathBuf) {
         if core.fatal.borrow().is_some() {
             return;
         }
+    }
+    // Condemned meanwhile, it is about to be set aside again, before its rebuild was over.
+    if core.store.corruption().is_some() {
+        return;
     }
     let ended = tokio::task::spawn_blocking(move || quarantine::over(&data_dir)).await;
     if let Ok(Err(e)) = ended {
@@ -201,4 +220,32 @@ fn is_full_member(core: &Core) -> bool {
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reading keeps the rate, makes up for a short wait, and not for a long one.
+    #[test]
+    fn no_burst_after_a_pause() {
+        const RATE: u64 = 1_000_000;
+        let ms = Duration::from_millis;
+        let begun = Instant::now() + ms(10_000);
+        let mut rate = Rate { bytes_per_second_max: RATE, due: begun };
+        let mut now = begun;
+        for piece in 1..=100 {
+            now = rate.take(10_000, now);
+            assert_eq!(now - begun, ms(10 * piece));
+        }
+        let due = now;
+        now += ms(100);
+        assert_eq!(rate.take(10_000, now), due + ms(10), "a short wait is made up for");
+        now += ms(60_000);
+        let mut burst = 0;
+        while rate.take(10_000, now) <= now {
+            burst += 10_000;
+        }
+        assert_eq!(burst, RATE, "so much at once, and then the rate again");
+    }
 }

@@ -25,7 +25,7 @@ use crate::sealed::{self, SealedError};
 /// Where the data are set aside.
 pub const QUARANTINED: &str = "quarantined";
 /// Where they go when what came of them is set aside before it is whole.
-const FIRST: &str = "quarantined-first";
+pub const FIRST: &str = "quarantined-first";
 const FILE: &str = "quarantine.json";
 /// What is set aside. The identity goes last: until then it is known whose the data are.
 const PARTS: [&str; 4] = ["wal", "rocksdb", "snapshots", "identity.json"];
@@ -34,8 +34,8 @@ const PARTS: [&str; 4] = ["wal", "rocksdb", "snapshots", "identity.json"];
 pub const QUARANTINES_MAX: usize = 3;
 const WINDOW: Duration = Duration::from_secs(60 * 60);
 
-/// Held while a running node changes its record: it may find damage in the moment in which its rebuild ends, and the mark
-/// must not be lost by that.
+/// Held from reading the record until it is replaced: a running node marks its data on one thread while it notes
+/// the end of a rebuild on another, and the mark must not get lost.
 static CHANGING: Mutex<()> = Mutex::new(());
 
 /// How far a quarantine has come.
@@ -59,7 +59,8 @@ pub enum Phase {
 struct Record {
     phase: Phase,
     reason: String,
-    /// The only cluster that the node may join.
+    /// The only cluster that the node may join. With the first phase it is known only when the phase before was
+    /// [`Phase::Joining`], and what follows likewise.
     cluster_id: Option<String>,
     /// The id that is never used again.
     former_id: Option<NodeId>,
@@ -76,6 +77,23 @@ impl Record {
     fn found(reason: &str, at_ms: Vec<u64>, again: bool) -> Self {
         let (phase, reason) = (Phase::Found, reason.to_owned());
         Record { phase, reason, cluster_id: None, former_id: None, peers: Vec::new(), at_ms, again }
+    }
+
+    /// What is noted when something is found corrupt after this; `None` while an earlier mark goes on.
+    fn after(known: Option<Record>, reason: &str) -> Option<Self> {
+        // A record that is lost could have been anything.
+        let Some(known) = known else { return Some(Record::found(reason, Vec::new(), true)) };
+        let found = |again| Record::found(reason, known.at_ms.clone(), again);
+        match known.phase {
+            Phase::Found | Phase::Moving => None,
+            // Nobody acted on what was begun anew. Only the record says for certain which cluster that was for.
+            Phase::Joining => {
+                let Record { cluster_id, former_id, peers, .. } = known.clone();
+                Some(Record { cluster_id, former_id, peers, ..found(true) })
+            }
+            Phase::Rebuilding => Some(found(true)),
+            Phase::Over => Some(found(false)),
+        }
     }
 }
 
@@ -107,15 +125,10 @@ pub fn mark(data_dir: &Path, reason: &str) -> Result<(), StorageError> {
     failpoint::delay("quarantine-marking");
     // A damaged record is replaced: it has nothing that the mark does not say.
     let known: Option<Record> = sealed::load(data_dir, FILE).ok().flatten();
-    let (at_ms, again) = match known {
-        Some(record) if matches!(record.phase, Phase::Found | Phase::Moving | Phase::Joining) => {
-            return Ok(())
-        }
-        Some(record) => (record.at_ms, record.phase == Phase::Rebuilding),
-        None => (Vec::new(), true),
-    };
-    sealed::save(data_dir, FILE, &Record::found(reason, at_ms, again))?;
-    failpoint::reach("quarantine-marked");
+    if let Some(marked) = Record::after(known, reason) {
+        sealed::save(data_dir, FILE, &marked)?;
+        failpoint::reach("quarantine-marked");
+    }
     Ok(())
 }
 
@@ -148,8 +161,10 @@ fn load(data_dir: &Path) -> Result<Option<Record>, QuarantineError> {
 /// # Errors
 /// As [`set_aside`].
 pub fn check(data_dir: &Path, name: &str, reason: &str, others: &[String]) -> Result<(), QuarantineError> {
-    let at_ms = load(data_dir)?.map_or_else(Vec::new, |record| record.at_ms);
-    begin(data_dir, name, others, &Record::found(reason, at_ms, false), unix_ms()).map(drop)
+    match Record::after(load(data_dir)?, reason) {
+        Some(marked) => begin(data_dir, name, others, &marked, unix_ms()).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Sets the data aside that were marked, or goes on with it. `others` are addresses of members besides those on disk.
@@ -227,14 +242,15 @@ fn begin(
     };
     let members = Members::load(data_dir).filter(|members| members.name == name);
     let known_id = identity.as_ref().and_then(|identity| identity.cluster_id.clone());
-    let cluster_id = known_id.or_else(|| members.as_ref().map(|members| members.cluster_id.clone()));
+    let cluster_id = marked.cluster_id.clone().or(known_id);
+    let cluster_id = cluster_id.or_else(|| members.as_ref().map(|members| members.cluster_id.clone()));
     let Some(cluster_id) = cluster_id else {
         return Err(refused("it is not known of which cluster this node is a member"));
     };
     let members = members.filter(|members| members.cluster_id == cluster_id);
-    let former_id = identity.and_then(|identity| identity.node_id);
+    let former_id = marked.former_id.or(identity.and_then(|identity| identity.node_id));
     let former_id = former_id.or(members.as_ref().map(|members| members.node_id));
-    let peers = members.map_or_else(Vec::new, |members| members.peers());
+    let peers = members.map_or_else(|| marked.peers.clone(), |members| members.peers());
     if peers.is_empty() && others.is_empty() {
         return Err(refused("no other member is known"));
     }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
+use std::sync::Barrier;
+use std::thread;
 
 use tempfile::TempDir;
 
@@ -157,6 +159,71 @@ fn further_damage_while_it_is_rebuilt() {
     assert_eq!((log_in(QUARANTINED), log_in(FIRST)), (Some("third".into()), None));
 }
 
+/// What was begun anew may be damaged before the node has joined: it goes the same way, whatever step a kill follows,
+/// the record alone tells the cluster then, and it counts like any other time.
+#[test]
+fn damaged_before_it_has_joined() {
+    const AGAIN: &str = "the identity is damaged";
+    let kept = |dir: &Path, place: &str, name: &str| fs::read_to_string(part(&dir.join(place), name)).ok();
+    for killed_after in 0..PARTS.len() {
+        let dir = member();
+        let dir = dir.path();
+        mark(dir, REASON).unwrap();
+        set_aside(dir, "a", &[]).unwrap();
+        fs::remove_file(dir.join("members.json")).unwrap();
+        for time in 2..=QUARANTINES_MAX {
+            let begun = time.to_string();
+            fs::write(dir.join("identity.json"), &begun).unwrap();
+            fs::create_dir(dir.join("wal")).unwrap();
+            fs::write(part(dir, "wal"), &begun).unwrap();
+            check(dir, "a", AGAIN, &[]).unwrap();
+            mark(dir, AGAIN).unwrap();
+            let mut record = load(dir).unwrap().unwrap();
+            for _ in 0..killed_after {
+                step(dir, "a", &[], &mut record).unwrap();
+            }
+            let rebuild = set_aside(dir, "a", &[]).unwrap();
+            assert_eq!(
+                rebuild,
+                Rebuild { reason: AGAIN.into(), ..expected() },
+                "killed after {killed_after} steps"
+            );
+            assert_eq!(load(dir).unwrap().unwrap().at_ms.len(), time);
+            assert!(!dir.join("identity.json").exists() && !dir.join("wal").exists());
+            for name in ["wal", "identity.json"] {
+                assert_eq!(kept(dir, QUARANTINED, name).as_ref(), Some(&begun), "{name}");
+            }
+            assert_eq!(kept(dir, FIRST, "wal").as_deref(), Some("wal"), "what it had at first");
+            assert!(part(&dir.join(FIRST), "identity.json").exists());
+        }
+        fs::write(dir.join("identity.json"), "once more").unwrap();
+        let refused = check(dir, "a", AGAIN, &[]).unwrap_err().to_string();
+        assert!(refused.contains("4th time within an hour"), "{refused}");
+    }
+}
+
+/// A node that finds damage at the moment at which its rebuild ends stays marked, whichever comes first.
+#[test]
+fn marked_while_the_rebuild_ends() {
+    const ROUNDS: usize = 200;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for round in 0..ROUNDS {
+        let rebuilding = Record { phase: Phase::Rebuilding, ..Record::found("before", Vec::new(), false) };
+        sealed::save(dir, FILE, &rebuilding).unwrap();
+        let both = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                both.wait();
+                over(dir).unwrap();
+            });
+            both.wait();
+            mark(dir, REASON).unwrap();
+        });
+        assert_eq!(found(dir).unwrap(), Some((Phase::Found, REASON.to_owned())), "round {round}");
+    }
+}
+
 /// A kill before or after the first data are moved on leaves them where they were or where they go.
 #[test]
 fn killed_while_the_first_data_move_on() {
@@ -182,20 +249,4 @@ fn a_damaged_record() {
     set_aside(dir, "a", &[]).unwrap();
     fs::write(dir.join(FILE), "{").unwrap();
     assert!(found(dir).is_err());
-}
-
-/// Damage that is found in the moment in which a rebuild ends is marked all the same.
-#[test]
-fn a_mark_outlives_the_end_of_a_rebuild() {
-    let dir = member();
-    let dir = dir.path();
-    for round in 0..100 {
-        let rebuilding = Record { phase: Phase::Rebuilding, ..Record::found("before", Vec::new(), false) };
-        sealed::save(dir, FILE, &rebuilding).unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(|| over(dir).unwrap());
-            scope.spawn(|| mark(dir, REASON).unwrap());
-        });
-        assert_eq!(found(dir).unwrap(), Some((Phase::Found, REASON.to_owned())), "round {round}");
-    }
 }

@@ -10,7 +10,6 @@ use std::path::Path;
 use crc32fast::Hasher;
 
 use crate::engine::rocks::{RocksEngine, RocksSettings};
-use crate::engine::staged::StagedEngine;
 use crate::error::StorageError;
 use crate::snapshot::{meta_file, Snapshot, SnapshotFile, Source};
 
@@ -20,22 +19,17 @@ pub(crate) const PIECE_BYTES: usize = 1 << 20;
 /// Told how many bytes were read since the last call; may wait, and answers whether to go on.
 pub type Pace<'a> = &'a mut dyn FnMut(u64) -> bool;
 
-/// Reads all of the database; `link` is a name for the copy, which is left to the caller to remove.
-pub(crate) fn database(
-    engine: &StagedEngine,
-    settings: &RocksSettings,
-    link: &Path,
-    pace: Pace<'_>,
-) -> Result<bool, StorageError> {
-    engine.checkpoint(link)?;
-    RocksEngine::verify(settings, link, pace)
+/// Reads all of a copy of the database, made with [`StagedEngine::checkpoint`](crate::engine::staged::StagedEngine).
+/// Takes no engine: one that an installed snapshot replaces goes with its last user, and this takes long.
+pub(crate) fn database(settings: &RocksSettings, copy: &Path, pace: Pace<'_>) -> Result<bool, StorageError> {
+    RocksEngine::verify(settings, copy, pace)
 }
 
 /// Reads all files of a snapshot on disk. Tells whether it came to the end.
 pub(crate) fn snapshot(snapshot: &Snapshot, pace: Pace<'_>) -> Result<bool, StorageError> {
     let Source::Directory(dir) = &snapshot.0.source else { return Ok(true) };
     let (path, known) = dir.with_path(|dir| (dir.to_path_buf(), meta_file::read(dir, meta_file::META)));
-    if known.as_ref() != Some(snapshot.meta()) {
+    if known?.as_ref() != Some(snapshot.meta()) {
         let what = path.join(meta_file::META).display().to_string();
         return Err(StorageError::corrupt(what, "it does not describe the snapshot any more"));
     }

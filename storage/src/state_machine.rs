@@ -390,11 +390,7 @@ impl StateMachine {
     /// [`StorageError::Corrupt`]: the store is then condemned. [`StorageError::Rocks`], [`StorageError::Io`].
     pub fn scrub(&self, pace: Pace<'_>) -> Result<bool, StorageError> {
         self.core.check()?;
-        let (Home::Disk { generations, number, shelf, settings }, EngineHandle::Rocks(engine)) =
-            (&self.home, self.core.engine())
-        else {
-            return Ok(true);
-        };
+        let Home::Disk { generations, number, shelf, settings } = &self.home else { return Ok(true) };
         let mut all = || {
             {
                 // No other generation comes into force meanwhile.
@@ -406,8 +402,12 @@ impl StateMachine {
                     return Ok(false);
                 }
             }
-            let link = shelf.scratch();
-            scrub::database(&engine, settings, &link.path(), pace)
+            let copy = shelf.scratch();
+            match self.core.engine() {
+                EngineHandle::Rocks(engine) => engine.checkpoint(&copy.path())?,
+                EngineHandle::Memory(_) => unreachable!("home and engine are made together"),
+            }
+            scrub::database(settings, &copy.path(), pace)
         };
         all().map_err(|error| self.core.fail_read(error))
     }

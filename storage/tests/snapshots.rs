@@ -5,9 +5,14 @@
 mod store;
 
 use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use store::{at, key, names, open, refused, register, set, tiny, transfer, value};
 use vaultdb_storage::{Op, SnapshotFile, StateMachine, StorageError};
+
+/// Longest wait for a replaced state to go away.
+const REMOVED_LIMIT: Duration = Duration::from_secs(10);
 
 /// The state travels whole: data, applied id, membership, registrations and the counter of ids.
 #[test]
@@ -126,6 +131,77 @@ fn old_snapshots_go_with_their_last_reader() {
     assert_eq!(value(&store, 1).as_deref(), Some("two"));
 }
 
+/// A description that cannot be read tells nothing about its snapshot: no damage is told, and nothing is removed.
+#[test]
+fn unreadable_is_not_damaged() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, peer) = (open(a.path()), open(b.path()));
+    store.apply(&[(at(1), set(&[(1, "one")]))]).unwrap();
+    let snapshot = store.build_snapshot().unwrap();
+    // A reception that is interrupted leaves what came.
+    drop(peer.receive_snapshot(snapshot.meta().clone()).unwrap());
+    drop(peer);
+    let is_io = |result| matches!(result, Err(StorageError::Io { .. }));
+
+    let path = a.path().join("snapshots").join(&snapshot.meta().id);
+    let (meta, hidden) = (path.join("META"), path.join("hidden"));
+    // Reading a directory fails, and not because there is nothing.
+    let hide = |file: &Path, hidden: &Path| {
+        fs::rename(file, hidden).unwrap();
+        fs::create_dir(file).unwrap();
+    };
+    let show = |file: &Path, hidden: &Path| {
+        fs::remove_dir(file).unwrap();
+        fs::rename(hidden, file).unwrap();
+    };
+    hide(&meta, &hidden);
+    assert!(is_io(store.scrub(&mut |_| true).map(drop)));
+    assert_eq!(store.corruption(), None);
+    drop((store, snapshot));
+    assert!(is_io(StateMachine::open(a.path(), tiny()).map(drop)));
+    show(&meta, &hidden);
+    let store = open(a.path());
+    assert!(store.current_snapshot().is_some());
+    assert!(store.scrub(&mut |_| true).unwrap());
+    fs::remove_file(&meta).unwrap();
+    assert!(matches!(store.scrub(&mut |_| true), Err(StorageError::Corrupt { .. })));
+
+    let snapshots = b.path().join("snapshots");
+    let incoming = names(&snapshots);
+    let (offer, hidden) = (snapshots.join(&incoming[0]).join("OFFER"), b.path().join("hidden"));
+    hide(&offer, &hidden);
+    assert!(is_io(StateMachine::open(b.path(), tiny()).map(drop)));
+    show(&offer, &hidden);
+    drop(open(b.path()));
+    assert_eq!(names(&snapshots), incoming, "it can go on");
+}
+
+/// A verification that takes long keeps no state that a snapshot replaces meanwhile.
+#[test]
+fn replaced_while_it_is_verified() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (from, to) = (open(a.path()), open(b.path()));
+    from.apply(&[(at(1), set(&[(1, "one")])), (at(2), set(&[(1, "two")]))]).unwrap();
+    to.apply(&[(at(1), set(&[(1, "one")]))]).unwrap();
+    let received = transfer(&from.build_snapshot().unwrap(), &to, 1000);
+    let mut installed = false;
+    let whole = to.scrub(&mut |_| {
+        if !std::mem::replace(&mut installed, true) {
+            to.install_snapshot(&received).unwrap();
+            // What takes the figures may have it for a moment.
+            let end = Instant::now() + REMOVED_LIMIT;
+            while names(&b.path().join("rocksdb")) != ["000002", "CURRENT-GENERATION"] {
+                assert!(Instant::now() < end, "{:?}", names(&b.path().join("rocksdb")));
+                std::thread::yield_now();
+            }
+        }
+        true
+    });
+    assert!(whole.unwrap() && installed);
+    assert_eq!(value(&to, 1).as_deref(), Some("two"));
+    assert_eq!(names(&b.path().join("snapshots")).len(), 1, "the copy is gone");
+}
+
 /// A snapshot holds the state of one applied id, also while entries are applied.
 #[test]
 fn snapshot_under_writes_is_of_one_moment() {
@@ -205,10 +281,10 @@ fn stats_tell_keys_bytes_and_cache() {
     assert_eq!(value(&store, 20), None);
     let stats = store.stats();
     assert_eq!((stats.revision, stats.cache.hits, stats.cache.misses), (3, 1, 2));
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     while store.stats().keys_estimate != 3 {
-        assert!(std::time::Instant::now() < deadline, "{:?}", store.stats());
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(Instant::now() < deadline, "{:?}", store.stats());
+        std::thread::sleep(Duration::from_millis(50));
     }
     assert!(store.stats().disk_bytes > 0);
 }

@@ -1,6 +1,7 @@
 //! The description of a snapshot beside its files: a version byte, a postcard encoding, and the CRC-32 over both.
 
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::SnapshotMeta;
@@ -22,9 +23,16 @@ pub(crate) fn write(dir: &Path, name: &str, meta: &SnapshotMeta) -> Result<(), S
     durable_fs::write_atomic(dir, name, &content)
 }
 
-/// The description under that name; `None` when there is none that can be used.
-pub(crate) fn read(dir: &Path, name: &str) -> Option<SnapshotMeta> {
-    let content = fs::read(dir.join(name)).ok()?;
+/// The description under that name; `None` when there is none, or not the one that was written.
+///
+/// # Errors
+/// [`StorageError::Io`]: then it is not known, and nothing may be concluded about the snapshot.
+pub(crate) fn read(dir: &Path, name: &str) -> Result<Option<SnapshotMeta>, StorageError> {
+    let path = dir.join(name);
+    Ok(unless_absent(&path, fs::read(&path))?.and_then(|content| decode(&content)))
+}
+
+fn decode(content: &[u8]) -> Option<SnapshotMeta> {
     let (body, crc) = content.split_last_chunk::<4>()?;
     if crc32fast::hash(body) != u32::from_be_bytes(*crc) {
         return None;
@@ -33,10 +41,26 @@ pub(crate) fn read(dir: &Path, name: &str) -> Option<SnapshotMeta> {
 }
 
 /// The meta of a snapshot whose files are all there in their sizes; `None` when it is not whole.
-pub(crate) fn read_whole(dir: &Path) -> Option<SnapshotMeta> {
-    read(dir, META).filter(|meta| {
-        let is_there =
-            |name: &str, bytes| fs::metadata(dir.join(name)).is_ok_and(|found| found.len() == bytes);
-        meta.files.iter().all(|file| is_there(&file.name, file.bytes))
-    })
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_whole(dir: &Path) -> Result<Option<SnapshotMeta>, StorageError> {
+    let Some(meta) = read(dir, META)? else { return Ok(None) };
+    for file in &meta.files {
+        let path = dir.join(&file.name);
+        let found = unless_absent(&path, fs::metadata(&path))?;
+        if found.is_none_or(|found| found.len() != file.bytes) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(meta))
+}
+
+/// What was read; `None` when there is no such file, or it could only be in a directory that is none.
+fn unless_absent<T>(path: &Path, read: io::Result<T>) -> Result<Option<T>, StorageError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(StorageError::io(format!("cannot read {}", path.display()))(error)),
+    }
 }

@@ -49,10 +49,10 @@ impl Partial {
     }
 
     /// What an earlier process left in a directory, which is kept; `None` when it is of no use.
-    pub(crate) fn reopen(dir: OwnedDir) -> Option<Self> {
-        let meta = meta_file::read(&dir.path(), meta_file::OFFER)?;
-        dir.set_keep(true);
-        Some(Self { dir, meta, progress: None })
+    pub(crate) fn reopen(dir: OwnedDir) -> Result<Option<Self>, StorageError> {
+        let read = meta_file::read(&dir.path(), meta_file::OFFER);
+        dir.set_keep(!matches!(read, Ok(None)));
+        Ok(read?.map(|meta| Self { dir, meta, progress: None }))
     }
 
     /// Goes on with another snapshot, or the same: keeps what is there of files that both have.

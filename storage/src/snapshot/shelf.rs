@@ -39,7 +39,8 @@ pub(crate) struct Shelf {
 
 impl Shelf {
     /// Opens the shelf; the newest whole snapshot is current again, the newest reception can go on, everything
-    /// else is removed. `applied` is what the data holds: a snapshot beyond it does not belong to it.
+    /// else is removed. `applied` is what the data holds: a snapshot beyond it does not belong to it. What cannot be
+    /// read now may be whole: it fails the start instead of going away.
     pub(crate) fn open(
         dir: PathBuf,
         settings: RocksSettings,
@@ -54,13 +55,13 @@ impl Shelf {
             if let Some(number) = name.strip_prefix(INCOMING) {
                 // A new one must not get the name of one that is kept.
                 next = next.max(number.parse().map_or(0, |number: u64| number.saturating_add(1)));
-                keep_if_newer(&partial, OwnedDir::new(path, false), applied);
+                keep_if_newer(&partial, OwnedDir::new(path, false), applied)?;
                 continue;
             }
             let meta = if name.starts_with(MAKING) {
                 None
             } else {
-                meta_file::read_whole(&path).filter(|meta| meta.applied.log_id <= applied)
+                meta_file::read_whole(&path)?.filter(|meta| meta.applied.log_id <= applied)
             };
             let outdated = match meta {
                 Some(meta) if newest.as_ref().is_none_or(|(n, _)| n.applied.log_id < meta.applied.log_id) => {
@@ -194,12 +195,13 @@ pub(crate) fn check_foreign(meta: &SnapshotMeta) -> Result<(), StorageError> {
 }
 
 /// Keeps what an earlier process received in `dir` if it is worth going on with.
-fn keep_if_newer(slot: &PartialSlot, dir: OwnedDir, applied: Option<LogId>) {
-    let Some(found) = Partial::reopen(dir) else { return };
+fn keep_if_newer(slot: &PartialSlot, dir: OwnedDir, applied: Option<LogId>) -> Result<(), StorageError> {
+    let Some(found) = Partial::reopen(dir)? else { return Ok(()) };
     let known = slot.lock().as_ref().and_then(|kept| kept.meta.applied.log_id).max(applied);
     if found.meta.applied.log_id > known {
         partial::put_back(slot, found);
     } else {
         found.discard();
     }
+    Ok(())
 }
