@@ -1,7 +1,7 @@
 //! `GET /openapi.json`: the contract as OpenAPI 3.1, made of the tables by which requests are served.
 //!
 //! Paths and methods are those of [`Route`], codes and statuses those of [`Code`], limits those of the vocabulary. What a
-//! route takes and answers is said here, for each that there is: one that is added does not compile before it is.
+//! route takes and answers is said here, for each method that it answers: a test holds that to the table of routes.
 
 use std::sync::LazyLock;
 
@@ -120,7 +120,6 @@ fn operation(route: Route, verb: Verb) -> Option<Operation> {
         codes,
     };
     Some(match (route, verb) {
-        (_, Verb::Other) | (Route::Unknown, _) => return None,
         (Route::Keys, Verb::Post) => Operation {
             summary: "Sets pairs in one atomic write",
             parameters: &["timeout", "ack", "redirect", "idempotency_key"],
@@ -265,32 +264,7 @@ fn operation(route: Route, verb: Verb) -> Option<Operation> {
         (Route::Home, Verb::Get | Verb::Head) => {
             read("The dashboard", &[], &[(200, &[Body::Other(Media::Html)])], &[])
         }
-        (
-            Route::Keys
-            | Route::Key
-            | Route::Kv
-            | Route::List
-            | Route::Snapshot
-            | Route::Writes
-            | Route::Status
-            | Route::Join
-            | Route::Members
-            | Route::Member
-            | Route::Promote
-            | Route::MemberFaults
-            | Route::Leader
-            | Route::Faults
-            | Route::Fault
-            | Route::Livez
-            | Route::Readyz
-            | Route::Metrics
-            | Route::Events
-            | Route::Observation
-            | Route::Cluster
-            | Route::OpenApi
-            | Route::Home,
-            _,
-        ) => return None,
+        _ => return None,
     })
 }
 
