@@ -9,7 +9,6 @@ use std::path::Path;
 
 use crc32fast::Hasher;
 
-use crate::engine::rocks::{RocksEngine, RocksSettings};
 use crate::error::StorageError;
 use crate::snapshot::{meta_file, Snapshot, SnapshotFile, Source};
 
@@ -18,12 +17,6 @@ pub(crate) const PIECE_BYTES: usize = 1 << 20;
 
 /// Told how many bytes were read since the last call; may wait, and answers whether to go on.
 pub type Pace<'a> = &'a mut dyn FnMut(u64) -> bool;
-
-/// Reads all of a copy of the database, made with [`StagedEngine::checkpoint`](crate::engine::staged::StagedEngine).
-/// Takes no engine: one that an installed snapshot replaces goes with its last user, and this takes long.
-pub(crate) fn database(settings: &RocksSettings, copy: &Path, pace: Pace<'_>) -> Result<bool, StorageError> {
-    RocksEngine::verify(settings, copy, pace)
-}
 
 /// Reads all files of a snapshot on disk. Tells whether it came to the end.
 pub(crate) fn snapshot(snapshot: &Snapshot, pace: Pace<'_>) -> Result<bool, StorageError> {

@@ -404,10 +404,12 @@ impl StateMachine {
             }
             let copy = shelf.scratch();
             match self.core.engine() {
+                // Not held while the copy is read, which takes long: what an installed snapshot replaces goes with its
+                // last user.
                 EngineHandle::Rocks(engine) => engine.checkpoint(&copy.path())?,
-                EngineHandle::Memory(_) => unreachable!("home and engine are made together"),
+                EngineHandle::Memory(_) => return Ok(true),
             }
-            scrub::database(settings, &copy.path(), pace)
+            RocksEngine::verify(settings, &copy.path(), pace)
         };
         all().map_err(|error| self.core.fail_read(error))
     }
